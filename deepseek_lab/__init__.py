@@ -1,0 +1,40 @@
+"""deepseek_lab: makes PyTorch code in a notebook fast, and proves every gain before it keeps it.
+
+``%load_ext deepseek_lab`` in a notebook, then ``%%deepseek optimize`` above a cell; or
+``fast = deepseek_lab.optimize(model)`` anywhere. torch is imported only when a verb runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from deepseek_lab.base.errors import DeepseekError, UsageError
+from deepseek_lab.base.settings import settings
+
+if TYPE_CHECKING:
+    from deepseek_lab.engine.api import optimize, wait
+
+__version__ = "0.1.0"
+__all__ = ["DeepseekError", "UsageError", "optimize", "settings", "wait"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"optimize", "wait"}:
+        from deepseek_lab.engine import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Called by ``%load_ext deepseek_lab``."""
+    from deepseek_lab.notebook import extension
+
+    extension.load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Called by ``%unload_ext deepseek_lab``: restores the shell exactly."""
+    from deepseek_lab.notebook import extension
+
+    extension.unload(shell)

@@ -1,0 +1,1 @@
+"""Errors, settings, events and report types. Standard library only."""

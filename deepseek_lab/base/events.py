@@ -1,0 +1,290 @@
+"""The one schema: versioned, typed records that everything else is folded from.
+
+An event is a frozen record of numbers and strings. A log of events, saved as JSON lines, reproduces
+every report and every view offline. ``js/src/protocol.ts`` is generated from this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+SCHEMA_VERSION = 1
+
+REGISTRY: dict[str, type[Event]] = {}
+"""Every event type by its wire name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base record. ``run`` names the run (one region, or one call of ``optimize``) it belongs to."""
+
+    kind: ClassVar[str] = "event"
+    run: str
+    at_s: float = dataclasses.field(default_factory=time.time)
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
+        REGISTRY[cls.kind] = cls
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data with the wire name under ``kind``."""
+        return {"kind": self.kind, "version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A region opened or a call of the public API began."""
+
+    verb: str
+    targets: tuple[str, ...] = ()
+    flags: dict[str, str] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    cell: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MachineSeen(Event):
+    """What the numbers of this run were measured on."""
+
+    processor: str
+    num_threads: int
+    memory_bytes: int
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetFound(Event):
+    """Something the region called that can be optimised."""
+
+    target: str
+    type_name: str
+    num_parameters: int = 0
+    parameter_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphNode:
+    """One operation of a captured graph."""
+
+    name: str
+    op: str
+    """The field's name of the operation, e.g. ``linear``; ``input``, ``parameter`` and ``output`` for the ends."""
+    module: str = ""
+    """Module path, dots between levels; empty outside of any module."""
+    inputs: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    file: str = ""
+    line: int = 0
+    """Line in ``file`` (the cell's own file name for notebook code) that led to the operation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphCaptured(Event):
+    """A graph was captured from a call of the target."""
+
+    target: str
+    graph: str
+    nodes: tuple[GraphNode, ...]
+    signature: str
+    """Shapes and dtypes of the call's inputs in words."""
+    capture_s: float
+    dynamic: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphBreak(Event):
+    """Capture stopped here and Python went on by itself."""
+
+    target: str
+    reason: str
+    file: str = ""
+    line: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CandidateStarted(Event):
+    """The builder began to build a candidate."""
+
+    graph: str
+    candidate: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CandidateEnded(Event):
+    """A candidate's verdict.
+
+    ``status`` is one of ``won`` (fastest, verified), ``lost`` (verified, slower), ``refused`` (not the
+    same results, or not able to keep a promise), ``failed`` (raised, crashed, ran out of time or memory)
+    and ``skipped`` (not installed, not asked for, or stopped by the user).
+    """
+
+    graph: str
+    candidate: str
+    status: str
+    reason: str = ""
+    build_s: float = 0.0
+    cached: bool = False
+    median_ms: float | None = None
+    eager_ms: float | None = None
+    speedup: float | None = None
+    speedup_ci95: tuple[float, float] | None = None
+    max_rel_error: float | None = None
+    eager_rel_error: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanChosen(Event):
+    """What runs for a graph from now on; ``code`` is the plan as readable Python."""
+
+    graph: str
+    candidate: str
+    code: str
+    nodes: tuple[GraphNode, ...] = ()
+    """The graph as it is run, where the candidate rewrote it and can say so."""
+    coverage: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiveMeasured(Event):
+    """The target raced as a whole, in the user's process, on the live inputs."""
+
+    target: str
+    graph: str
+    eager_ms: float
+    median_ms: float
+    speedup: float
+    speedup_ci95: tuple[float, float]
+    num_rounds: int
+    load: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decided(Event):
+    """The final word on a graph: what was installed, or why eager was kept."""
+
+    target: str
+    graph: str
+    chosen: str
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FellBack(Event):
+    """A call ran in eager mode although something faster was installed; ``reason`` says why."""
+
+    target: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noted(Event):
+    """One sentence for the user."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunEnded(Event):
+    """Nothing more is under way for this run."""
+
+    reason: str = ""
+
+
+def _decode(hint: Any, value: Any) -> Any:
+    """Turn JSON data back into the Python type that a field is annotated with."""
+    origin = typing.get_origin(hint)
+    if value is None:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return _decode(inner[0], value)
+    if origin is tuple:
+        args = typing.get_args(hint)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_decode(args[0], item) for item in value)
+        return tuple(_decode(arg, item) for arg, item in zip(args, value, strict=True))
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _construct(typing.cast(type[Any], hint), value)
+    return value
+
+
+def _construct(cls: type[Any], data: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{key: _decode(hints[key], value) for key, value in data.items() if key in names})
+
+
+def from_dict(data: dict[str, Any]) -> Event:
+    """Rebuild an event from :meth:`Event.to_dict`'s data.
+
+    Fields that this version does not know are dropped.
+
+    Raises:
+        ValueError: the kind is unknown or the version is newer than this package's.
+    """
+    if data.get("version", SCHEMA_VERSION) > SCHEMA_VERSION:
+        raise ValueError(f"event schema version {data['version']} is newer than {SCHEMA_VERSION}")
+    cls = REGISTRY.get(data.get("kind", ""))
+    if cls is None:
+        raise ValueError(f"unknown event kind {data.get('kind')!r}")
+    event = _construct(cls, data)
+    assert isinstance(event, Event)
+    return event
+
+
+class EventLog:
+    """Thread-safe, append-only list of events with listeners."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._listeners: list[Callable[[Event], None]] = []
+        self._lock = threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        """Append and tell the listeners, outside of the lock."""
+        with self._lock:
+            self._events.append(event)
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(event)
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call ``listener`` for every later event; returns the function that stops it."""
+        with self._lock:
+            self._listeners.append(listener)
+
+        def stop() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return stop
+
+    def __iter__(self) -> Iterator[Event]:
+        with self._lock:
+            return iter(list(self._events))
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def save(self, path: Path) -> None:
+        """Write one JSON object a line."""
+        path.write_text("".join(json.dumps(event.to_dict()) + "\n" for event in self), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> EventLog:
+        """Read what :meth:`save` wrote."""
+        log = cls()
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                log.emit(from_dict(json.loads(line)))
+        return log

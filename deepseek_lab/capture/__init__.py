@@ -1,0 +1,1 @@
+"""From objects to graphs whose nodes know their cell line."""

@@ -1,0 +1,65 @@
+"""Which modules does a cell call itself? A patch of ``Module.__call__`` that undoes itself."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class ModuleObserver:
+    """While open, reports each module that is called from outside of any other module, once.
+
+    Args:
+        found: Told the module before its call is made.
+    """
+
+    def __init__(self, found: Callable[[torch.nn.Module], None]) -> None:
+        self._found = found
+        self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        self._local = threading.local()
+        self._original: Any = None
+        self.num_calls = 0
+
+    def open(self) -> None:
+        """Start observing."""
+        original = self._original = torch.nn.Module.__call__
+        local, seen = self._local, self._seen
+
+        def observed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if getattr(local, "inside", False) or torch.compiler.is_compiling():
+                return original(module, *args, **kwargs)
+            local.inside = True
+            try:
+                self.num_calls += 1
+                if module not in seen:
+                    seen.add(module)
+                    self._found(module)
+                return original(module, *args, **kwargs)
+            finally:
+                local.inside = False
+
+        self._patch = observed
+        torch.nn.Module.__call__ = observed
+
+    def close(self) -> None:
+        """Stop observing; another patch that was put on top since is left in place."""
+        if self._original is not None and torch.nn.Module.__call__ is self._patch:
+            torch.nn.Module.__call__ = self._original
+        self._original = None
+
+
+def called_names(source: str) -> set[str]:
+    """Names that a cell's source calls directly, e.g. ``f`` in ``f(x)``; empty when it does not parse."""
+    import ast
+
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return set()
+    return {
+        node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }

@@ -1,0 +1,1 @@
+"""Plan, candidates, builder process, verification, race, runtime, store."""

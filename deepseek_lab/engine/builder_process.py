@@ -1,0 +1,182 @@
+"""The builder process: builds, verifies and races candidates where nothing of the user's can be hurt.
+
+Started as ``python -m deepseek_lab.engine.builder_process FD``; answers one request at a time on that
+file descriptor and ends when the other side closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What one eager run of the graph showed; ``refusal`` says why no candidate may replace it."""
+
+    refusal: str | None
+    output_order: tuple[tuple[int, ...] | None, ...] = ()
+    """For each output the order of its dimensions in memory, outermost first; None when contiguous."""
+    eager_ms: float = 0.0
+
+
+def _memory_order(tensor: Any) -> tuple[int, ...] | None:
+    if tensor.is_contiguous():
+        return None
+    return tuple(sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim)))
+
+
+def analyse(problem: Any) -> Analysis:
+    """Run the graph once and look at what it does besides returning values."""
+    import torch
+
+    arguments = [tensor.clone(memory_format=torch.preserve_format) for tensor in problem.arguments()]
+    versions = [tensor._version for tensor in arguments]
+    random_before = torch.get_rng_state()
+    with torch.no_grad():
+        start = time.perf_counter()
+        result = problem.graph(*arguments)
+        elapsed = time.perf_counter() - start
+    outputs = tuple(result) if isinstance(result, tuple | list) else (result,)
+    if not torch.equal(random_before, torch.get_rng_state()):
+        return Analysis("draws random numbers, and another backend would draw others")
+    for index, (tensor, version) in enumerate(zip(arguments, versions, strict=True)):
+        if tensor._version != version:
+            what = "a weight or buffer" if problem.spec.is_weight[index] else f"input {index}"
+            return Analysis(f"updates {what} in place")
+    owners = {t.untyped_storage().data_ptr() for t in arguments if t.numel()}
+    seen: set[int] = set()
+    for index, tensor in enumerate(outputs):
+        storage = tensor.untyped_storage().data_ptr()
+        if not tensor.numel():
+            continue
+        if storage in owners:
+            return Analysis(f"output {index} shares memory with an input")
+        if storage in seen:
+            return Analysis(f"output {index} shares memory with another output")
+        seen.add(storage)
+    return Analysis(None, tuple(_memory_order(tensor) for tensor in outputs), elapsed * 1e3)
+
+
+class Workbench:
+    """The problem at hand and the candidates built for it."""
+
+    def __init__(self) -> None:
+        self._problem: Any = None
+        self._expected: list[Any] = []
+        self._programs: dict[str, Any] = {}
+
+    def open(self, directory: str) -> Analysis:
+        """Load a problem, analyse it and compute what candidates will be compared with."""
+        import torch
+
+        from deepseek_lab.engine import verify
+        from deepseek_lab.engine.problem import Problem
+
+        self.close()
+        self._problem = Problem.load(Path(directory))
+        torch.set_num_threads(self._problem.spec.num_threads)
+        found = analyse(self._problem)
+        if found.refusal is None:
+            self._expected = verify.expectations(self._problem)
+        return found
+
+    def build(self, name: str, directory: str) -> float:
+        """Build one candidate; returns the seconds it took."""
+        from deepseek_lab.engine import candidates
+
+        start = time.perf_counter()
+        candidates.registered()[name].build(self._problem, Path(directory))
+        gc.collect()
+        return time.perf_counter() - start
+
+    def check(self, name: str, directory: str) -> Any:
+        """Load a built candidate and verify it; returns an ``Agreement``."""
+        from deepseek_lab.engine import candidates, verify
+
+        problem = self._problem
+        program = candidates.registered()[name].load(Path(directory), problem.spec)
+        # Twice: a candidate that is right once and wrong at its second call is wrong.
+        verdicts = [
+            verify.agreement(
+                lambda live: program(live, problem.weights),
+                self._expected,
+                problem.spec.precision,
+                problem.spec.tolerance,
+            )
+            for _ in range(2)
+        ]
+        if all(verdict.ok for verdict in verdicts):
+            self._programs[name] = program
+        return max(verdicts, key=lambda verdict: (not verdict.ok, verdict.max_rel_error))
+
+    def race(self, names: list[str], budget_s: float) -> dict[str, Any]:
+        """Race verified candidates against eager."""
+        import torch
+
+        from deepseek_lab.measure.race import race
+
+        problem = self._problem
+
+        def call(program: Any) -> Callable[[], object]:
+            return lambda: program(problem.live, problem.weights)
+
+        calls: dict[str, Callable[[], object]] = {"eager": problem.eager}
+        calls.update({name: call(self._programs[name]) for name in names})
+        with torch.no_grad():
+            return race(calls, "eager", budget_s=budget_s)
+
+    def close(self) -> None:
+        """Let go of the problem."""
+        self._problem, self._expected, self._programs = None, [], {}
+        gc.collect()
+
+
+def _protect(memory_bytes: int, niceness: int) -> None:
+    """Make sure that whatever goes wrong takes this process and not the user's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.nice(niceness)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if memory_bytes:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def main() -> None:
+    """Serve requests until the other side is gone."""
+    descriptor, memory_bytes, niceness = map(int, sys.argv[1:4])
+    _protect(memory_bytes, niceness)
+    connection = Connection(descriptor)
+    bench = Workbench()
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer: tuple[bool, Any] = (True, getattr(bench, method)(*arguments))
+        except Exception as error:  # every failure is an answer: the caller reports it by candidate
+            text = str(error).strip().splitlines()
+            answer = (False, f"{type(error).__name__}: {text[0][:300] if text else 'no message'}")
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Inductor, compiled ahead of time: the artefact is a library that is loaded, not traced again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from deepseek_lab.engine.candidates import Candidate, Program
+from deepseek_lab.engine.problem import Problem, Spec
+
+
+class _Flat(torch.nn.Module):
+    """The graph with weights as inputs, returning a tuple."""
+
+    def __init__(self, graph: torch.nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        result = self.graph(*arguments)
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+class InductorCandidate(Candidate):
+    """Default Inductor; weights stay the user's own tensors, so training them is harmless."""
+
+    name = "inductor"
+    bakes_weights = False
+    order = 40
+
+    def build(self, problem: Problem, directory: Path) -> None:
+        """Compile with g++ into a package."""
+        shapes = None
+        if problem.spec.dynamic:
+            shapes = (tuple({dim: Dim.AUTO for dim in spec.dynamic} for spec in problem.spec.inputs),)
+        with torch.no_grad():
+            exported = torch.export.export(
+                _Flat(problem.graph), tuple(problem.arguments()), dynamic_shapes=shapes, strict=False
+            )
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(directory / "model.pt2"))
+
+    def load(self, directory: Path, spec: Spec) -> Program:
+        """Load the package in this process."""
+        loaded = torch._inductor.aoti_load_package(str(directory / "model.pt2"), run_single_threaded=True)
+        is_weight = spec.is_weight
+
+        def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+            own, rest = iter(weights), iter(live)
+            with torch.no_grad():
+                return outputs_of(loaded(*[(next(own) if weight else next(rest)).detach() for weight in is_weight]))
+
+        return program
+
+    def plan(self, spec: Spec) -> str:
+        """The plan in Inductor's words."""
+        return "model = torch._inductor.aoti_load_package('model.pt2')\noutputs = model(*inputs_and_weights)\n"
+
+
+def outputs_of(result: Any) -> Sequence[Tensor]:
+    """A package's result as a tuple."""
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+CANDIDATE = InductorCandidate()

@@ -1,0 +1,390 @@
+"""The dispatcher: stands where a target is called and sends each call the right way.
+
+It never makes a call wait for a compiler. A kind of call that is new to a target is captured once, at
+once for the first kind and for others when the time lost in eager mode has paid for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from deepseek_lab.base import events as ev
+from deepseek_lab.base.settings import settings
+from deepseek_lab.capture.nodes import graph_nodes
+from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, lane_key, timed
+from deepseek_lab.engine.runtime import GraphRunner
+from deepseek_lab.engine.tracing import Tracer, break_counts, break_reasons
+from deepseek_lab.measure import machine
+from deepseek_lab.measure.race import Ratio
+
+
+class Dispatcher:
+    """Sends calls of one target to eager mode or to what was won.
+
+    Args:
+        name: What the user calls the target.
+        eager: The target's own behaviour (for a module its ``_call_impl``, hooks included).
+        module: The module whose mode and parameters matter; None for a function.
+        submit: Hands a captured graph to the workshop.
+        emit: Takes events.
+        run: The run's name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        eager: Callable[..., Any],
+        module: torch.nn.Module | None,
+        *,
+        run: str,
+        precision: str,
+        tolerance: float | None,
+        submit: Callable[[Dispatcher, GraphRunner], None],
+        emit: Callable[[ev.Event], None],
+    ) -> None:
+        self.name, self.eager, self.module, self.run_id = name, eager, module, run
+        self._precision, self._tolerance = precision, tolerance
+        self._submit, self._emit = submit, emit
+        self.lanes: dict[Any, Lane] = {}
+        self.runners: list[GraphRunner] = []
+        self.stopped = False
+        self._captured: list[GraphRunner] = []
+        self._local = threading.local()
+        self._tracer: Tracer | None = None
+        self._fallbacks: set[tuple[str, str]] = set()
+
+    # -- the call ---------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call the best way known now."""
+        if getattr(self._local, "inside", False) or torch.compiler.is_compiling():
+            return self.eager(*args, **kwargs)
+        training = self.module.training if self.module is not None else False
+        key = lane_key(args, kwargs, training)
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(name=f"{self.name}#{len(self.lanes) + 1}")
+        state = lane.state
+        if state == "fast":
+            return self._fast(lane, args, kwargs)
+        if state == "eager" or self.stopped:
+            return self.eager(*args, **kwargs)
+        self._local.inside = True
+        try:
+            if state == "new":
+                return self._new(lane, args, kwargs)
+            lane.sample = (args, kwargs)
+            if state == "racing":
+                return self._race_call(lane, args, kwargs)
+            value, elapsed = timed(lambda: self.eager(*args, **kwargs))
+            lane.eager_s = min(lane.eager_s or elapsed, elapsed)
+            return value
+        finally:
+            self._local.inside = False
+
+    def _new(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        first = len(self.lanes) == 1 and not lane.shapes
+        lane.shapes.add(exact_shapes(args, kwargs))
+        if first:
+            return self.capture(lane, args, kwargs, dynamic=False)
+        estimate = max((other.capture_s for other in self.lanes.values()), default=0.0)
+        if lane.missed_s * settings.retrace_budget > estimate > 0.0:
+            return self.capture(lane, args, kwargs, dynamic=len(lane.shapes) > 1 or self._looks_growing(kwargs))
+        lane.sample = (args, kwargs)
+        value, elapsed = timed(lambda: self.eager(*args, **kwargs))
+        lane.missed_s += elapsed
+        lane.eager_s = min(lane.eager_s or elapsed, elapsed)
+        return value
+
+    @staticmethod
+    def _looks_growing(kwargs: dict[str, Any]) -> bool:
+        """Whether the call carries a cache of keys and values, whose length grows at every step."""
+        return kwargs.get("past_key_values") is not None
+
+    def _fast(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self._tracer is not None
+        before = sum(runner.num_calls for runner in lane.runners)
+        self._local.inside = True
+        try:
+            value, elapsed = timed(lambda: self._tracer.run(args, kwargs))  # type: ignore[union-attr]
+        finally:
+            self._local.inside = False
+        if sum(runner.num_calls for runner in lane.runners) == before:
+            self._missed(lane, args, kwargs, elapsed)
+        return value
+
+    def _missed(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any], elapsed: float) -> None:
+        """Nothing captured fitted this call. When such calls have cost enough, the lane is captured again."""
+        lane.missed_s += elapsed
+        lane.shapes.add(exact_shapes(args, kwargs))
+        self._fell_back(lane, "the input differs from what was captured; run in eager mode")
+        if lane.num_captures >= 3:
+            lane.settle("eager", "its guards fail again and again")
+        elif lane.missed_s * settings.retrace_budget > max(lane.capture_s, 0.05):
+            lane.state, lane.missed_s = "new", lane.capture_s / settings.retrace_budget + 1.0
+            lane.sample = (args, kwargs)
+
+    # -- capture ----------------------------------------------------------------------------------
+
+    def capture(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any], *, dynamic: bool) -> Any:
+        """Make the call under Dynamo and hand what it captured to the workshop."""
+        if len(self.runners) >= settings.max_graphs:
+            lane.settle("eager", f"the target already has {settings.max_graphs} graphs")
+            return self.eager(*args, **kwargs)
+        if self._tracer is None:
+            self._tracer = Tracer(self.eager, self._backend)
+        counts = break_counts()
+        known = {id(runner): runner.num_calls for runner in self.runners}
+        self._captured = []
+        lane.num_captures += 1
+        value, lane.capture_s = self._tracer.capture(args, kwargs, dynamic=dynamic)
+        lane.num_breaks = self._tracer.num_breaks
+        for reason in break_reasons(counts):
+            self._emit(ev.GraphBreak(run=self.run_id, target=self.name, reason=reason.splitlines()[0][:300]))
+        hit = [r for r in self.runners if r.num_calls > known.get(id(r), 0)]
+        lane.runners = hit
+        if not hit:
+            lane.settle("eager", "nothing could be captured from the call")
+            return value
+        lane.state, lane.sample = "building", (args, kwargs)
+        for runner in self._captured:
+            self._emit(
+                ev.GraphCaptured(
+                    run=self.run_id,
+                    target=self.name,
+                    graph=runner.graph_id,
+                    nodes=graph_nodes(runner.graph_module),
+                    signature=runner.spec.signature if runner.spec else "",
+                    capture_s=lane.capture_s / len(self._captured),
+                    dynamic=runner.spec.dynamic if runner.spec else False,
+                )
+            )
+            self._submit(self, runner)
+        self.advance()
+        return value
+
+    def _backend(self, graph_module: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        runner = GraphRunner(
+            graph_module,
+            example_inputs,
+            precision=self._precision,
+            tolerance=self._tolerance,
+            on_fallback=self._runner_fell_back,
+            on_stale=self._stale,
+        )
+        self.runners.append(runner)
+        self._captured.append(runner)
+        return runner
+
+    def _runner_fell_back(self, runner: GraphRunner, reason: str) -> None:
+        for lane in self.lanes.values():
+            if runner in lane.runners:
+                self._fell_back(lane, reason)
+
+    def _fell_back(self, lane: Lane, reason: str) -> None:
+        if (lane.name, reason) not in self._fallbacks:
+            self._fallbacks.add((lane.name, reason))
+            self._emit(ev.FellBack(run=self.run_id, target=self.name, reason=reason))
+
+    def _stale(self, runner: GraphRunner) -> None:
+        """The weights changed and are stable again: build anew."""
+        if self.stopped:
+            return
+        runner.decided = False
+        for lane in self.lanes.values():
+            if runner in lane.runners and lane.state in ("fast", "racing"):
+                lane.state = "building"
+                lane.race = type(lane.race)()
+        self._submit(self, runner)
+
+    # -- decisions --------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Move lanes on whose graphs the builder has decided. Called from any thread."""
+        for lane in list(self.lanes.values()):
+            if lane.state != "building" or not all(runner.decided for runner in lane.runners):
+                continue
+            if not any(runner.installed for runner in lane.runners):
+                lane.settle("eager", next((r.refusal for r in lane.runners if r.refusal), "") or "")
+                self._decided(lane, "eager")
+            elif 0.0 < lane.eager_s < TOO_SHORT_S:
+                lane.settle("eager", f"a call takes {lane.eager_s * 1e6:.0f} us, too short to gain from")
+                self._decided(lane, "eager")
+            else:
+                lane.state = "racing"
+
+    def _race_call(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One of the user's calls as one sample of the race."""
+        assert self._tracer is not None
+        tracer = self._tracer
+        fast = lane.race.arm == "fast"
+        before = sum(runner.num_calls for runner in lane.runners)
+        value, elapsed = timed(lambda: (tracer.run if fast else self._eager)(args, kwargs))
+        if fast and sum(runner.num_calls for runner in lane.runners) == before:
+            self._missed(lane, args, kwargs, elapsed)
+            return value
+        lane.race.add(elapsed)
+        self._judge(lane)
+        return value
+
+    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.eager(*args, **kwargs)
+
+    def _judge(self, lane: Lane) -> None:
+        ratio = lane.race.verdict(settings.min_gain)
+        if ratio is None:
+            return
+        kept = ratio.ci95[0] > 1.0 and ratio.speedup > settings.min_gain
+        self._measured(lane, ratio)
+        if kept:
+            lane.settle("fast", ratio=ratio)
+            for runner in lane.runners:
+                name = runner.installed.name if runner.installed else "eager"
+                self._emit(
+                    ev.Decided(run=self.run_id, target=self.name, graph=runner.graph_id, chosen=name)
+                )
+        else:
+            low, high = ratio.ci95
+            reason = f"in your own calls it was {ratio.speedup:.2f}x (95% {low:.2f}-{high:.2f})"
+            lane.settle("eager", reason, ratio)
+            for runner in lane.runners:
+                if not any(runner in other.runners for other in self.lanes.values() if other.state == "fast"):
+                    runner.uninstall()
+            self._decided(lane, "eager", reason)
+
+    def _measured(self, lane: Lane, ratio: Ratio) -> None:
+        for runner in lane.runners:
+            self._emit(
+                ev.LiveMeasured(
+                    run=self.run_id,
+                    target=self.name,
+                    graph=runner.graph_id,
+                    eager_ms=ratio.base_ms,
+                    median_ms=ratio.median_ms,
+                    speedup=ratio.speedup,
+                    speedup_ci95=ratio.ci95,
+                    num_rounds=ratio.num_rounds,
+                    load=machine.load(),
+                )
+            )
+
+    def _decided(self, lane: Lane, chosen: str, reason: str = "") -> None:
+        for runner in lane.runners:
+            self._emit(
+                ev.Decided(
+                    run=self.run_id,
+                    target=self.name,
+                    graph=runner.graph_id,
+                    chosen=chosen,
+                    reason=reason or lane.reason,
+                )
+            )
+
+    # -- what wait() does -------------------------------------------------------------------------
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a lane still has something to find out."""
+        return not self.stopped and any(lane.undecided for lane in self.lanes.values())
+
+    def progress(self, until: Callable[[], bool]) -> bool:
+        """Do one piece of work that may be done in the user's time. Returns whether there was any.
+
+        Captures a kind of call that is still waiting for it, or races a lane by repeating its last call.
+        """
+        for key, lane in list(self.lanes.items()):
+            training, grad, inference = key[:3]
+            if lane.sample is None or until():
+                continue
+            if self.module is not None and self.module.training != training:
+                continue
+            with torch.inference_mode(inference), torch.set_grad_enabled(grad and not inference):
+                if self._progress_lane(lane, until):
+                    return True
+        return False
+
+    def _progress_lane(self, lane: Lane, until: Callable[[], bool]) -> bool:
+        if lane.sample is not None:
+            args, kwargs = lane.sample
+            if lane.state == "new":
+                args, kwargs = copy.deepcopy((args, kwargs))
+                growing = len(lane.shapes) > 1 or self._looks_growing(kwargs)
+                with self._replaying():
+                    self.capture(lane, args, kwargs, dynamic=growing)
+                return True
+            if lane.state == "racing":
+                self._replay(lane, until)
+                return True
+        return False
+
+    def _replay(self, lane: Lane, until: Callable[[], bool]) -> None:
+        """Race a lane on copies of its last call; by the builder's word alone where repeating could be seen."""
+        assert lane.sample is not None and self._tracer is not None
+        reason = self._cannot_replay(lane)
+        if reason is not None:
+            lane.settle("fast", reason)
+            for runner in lane.runners:
+                name = runner.installed.name if runner.installed else "eager"
+                self._emit(
+                    ev.Decided(
+                        run=self.run_id, target=self.name, graph=runner.graph_id, chosen=name, reason=reason
+                    )
+                )
+            return
+        args, kwargs = lane.sample
+        with self._replaying():
+            while lane.state == "racing" and not until():
+                own_args, own_kwargs = _copied(args), _copied(kwargs)
+                self._race_call(lane, own_args, own_kwargs)
+
+    def _cannot_replay(self, lane: Lane) -> str | None:
+        if lane.num_breaks or len(lane.runners) != 1:
+            return "measured by the builder; repeating the call could be seen, it has Python between its graphs"
+        if self.module is not None and any(
+            module._forward_hooks or module._forward_pre_hooks for module in self.module.modules()
+        ):
+            return "measured by the builder; repeating the call would run your hooks"
+        return None
+
+    def _replaying(self) -> Any:
+        return _Replaying(self._local)
+
+    def stop(self) -> None:
+        """End the search; what was won stays."""
+        self.stopped = True
+        for lane in self.lanes.values():
+            if lane.undecided:
+                lane.settle("eager", "stopped by the user")
+                self._decided(lane, "eager")
+
+
+class _Replaying:
+    """While a call is repeated: no random number of the user's is drawn, and nested calls stay eager."""
+
+    def __init__(self, local: threading.local) -> None:
+        self._local = local
+
+    def __enter__(self) -> None:
+        self._local.inside = True
+        self._random = torch.get_rng_state()
+
+    def __exit__(self, *exc: object) -> None:
+        self._local.inside = False
+        torch.set_rng_state(self._random)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of containers and unknown objects; tensors among plain arguments are shared, caches are not."""
+    if isinstance(value, Tensor | int | float | bool | str | None):
+        return value
+    if isinstance(value, tuple | list):
+        return type(value)(_copied(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return copy.deepcopy(value)

@@ -1,0 +1,148 @@
+"""One lane for each kind of call of a target: what runs there now, and the live race that decides it.
+
+Calls of a kind have the same ranks, dtypes and sizes to within a factor of two, the same mode of the module
+and the same gradient mode. States, in order: ``new`` (never captured), ``building`` (captured, eager while the builder
+works), ``racing`` (eager and the installed programs in turn, on the user's own calls), then ``fast`` or ``eager``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepseek_lab.engine.runtime import GraphRunner
+from deepseek_lab.measure.race import BLOCK_S, Ratio
+
+TOO_SHORT_S = 2e-4
+"""Calls shorter than this in eager mode are left alone: checking would cost what could be won."""
+MIN_ROUNDS = 6
+MAX_ROUNDS = 14
+
+
+def lane_key(args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> tuple[Any, ...]:
+    """The kind of a call: cheap, and coarse enough that a growing sequence stays in few lanes."""
+    key: list[Any] = [training, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), len(args)]
+    for value in args:
+        _add(key, value)
+    for name, value in kwargs.items():
+        key.append(name)
+        _add(key, value)
+    return tuple(key)
+
+
+def _add(key: list[Any], value: Any) -> None:
+    if isinstance(value, Tensor):
+        key.append((value.dtype, value.device.type, tuple(size.bit_length() for size in value.shape)))
+    elif isinstance(value, int | float | bool | str | None):
+        key.append(value if isinstance(value, bool | str | None) else type(value))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _add(key, item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _add(key, item)
+    else:
+        key.append(type(value))
+
+
+def exact_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The sizes of the tensors among the arguments."""
+    values = [*args, *kwargs.values()]
+    return tuple(tuple(value.shape) for value in values if isinstance(value, Tensor))
+
+
+@dataclasses.dataclass
+class _Arm:
+    """Times of one side of the race: finished blocks, and the calls of the block under way."""
+
+    blocks_s: list[float] = dataclasses.field(default_factory=list)
+    calls_s: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, elapsed_s: float) -> bool:
+        """Take one call in; True when that completes a block."""
+        self.calls_s.append(elapsed_s)
+        kept = self.calls_s[1:]
+        if len(kept) >= 1 and (sum(kept) >= BLOCK_S or len(kept) >= 200):
+            kept.sort()
+            self.blocks_s.append(kept[len(kept) // 4])
+            self.calls_s.clear()
+            return True
+        return False
+
+
+class LiveRace:
+    """Interleaves two ways to make the same call, block by block, and says which is faster."""
+
+    def __init__(self) -> None:
+        self.arms = {"eager": _Arm(), "fast": _Arm()}
+        self._order = ("eager", "fast")
+        self._turn = 0
+
+    @property
+    def arm(self) -> str:
+        """Which way the next call goes."""
+        return self._order[self._turn]
+
+    def add(self, elapsed_s: float) -> None:
+        """Time of the call that went the way of :attr:`arm`."""
+        if self.arms[self.arm].add(elapsed_s):
+            self._turn += 1
+            if self._turn == 2:
+                self._turn, self._order = 0, self._order[::-1]
+
+    def ratio(self) -> Ratio | None:
+        """The result so far; None before the first complete round."""
+        base, contender = self.arms["eager"].blocks_s, self.arms["fast"].blocks_s
+        rounds = min(len(base), len(contender))
+        return Ratio.of(base[:rounds], contender[:rounds]) if rounds else None
+
+    def verdict(self, min_gain: float) -> Ratio | None:
+        """The result once it is certain or the rounds are used up, else None."""
+        ratio = self.ratio()
+        if ratio is None or ratio.num_rounds < MIN_ROUNDS:
+            return None
+        low, high = ratio.ci95
+        return ratio if low > min_gain or high < min_gain or ratio.num_rounds >= MAX_ROUNDS else None
+
+
+@dataclasses.dataclass
+class Lane:
+    """State of one kind of call."""
+
+    name: str
+    state: str = "new"
+    reason: str = ""
+    runners: list[GraphRunner] = dataclasses.field(default_factory=list)
+    race: LiveRace = dataclasses.field(default_factory=LiveRace)
+    eager_s: float = 0.0
+    """Fastest eager call seen, in seconds."""
+    missed_s: float = 0.0
+    """Seconds spent in eager mode because nothing that was captured fitted the call."""
+    shapes: set[Any] = dataclasses.field(default_factory=set)
+    sample: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    num_captures: int = 0
+    capture_s: float = 0.0
+    num_breaks: int = 0
+    ratio: Ratio | None = None
+    replayable: bool = True
+
+    @property
+    def undecided(self) -> bool:
+        """Whether there is still something to find out."""
+        return self.state in ("new", "building", "racing")
+
+    def settle(self, state: str, reason: str = "", ratio: Ratio | None = None) -> None:
+        """End the search for this lane."""
+        self.state, self.reason, self.ratio, self.sample = state, reason, ratio or self.ratio, None
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """A call's value and its seconds."""
+    start = time.perf_counter()
+    value = call()
+    return value, time.perf_counter() - start

@@ -1,0 +1,295 @@
+"""What stands in the user's process for one captured graph: eager at once, something faster later.
+
+A runner is what the Dynamo backend returns. Swapping is one attribute assignment between two calls, and
+every call checks what the installed program depends on before it trusts it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from deepseek_lab.base.errors import CaptureError
+from deepseek_lab.engine.candidates import Candidate, Program
+from deepseek_lab.engine.guards import WeightGuard
+from deepseek_lab.engine.problem import Problem, Spec, TensorSpec, graph_key, normalise
+
+_numbers = itertools.count(1)
+STABLE_CALLS = 8
+"""Calls with unchanged weights after which a stale program is worth building again."""
+MAX_REBUILDS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Installed:
+    """A program with what it needs to stay right."""
+
+    name: str
+    program: Program
+    guard: WeightGuard | None
+    output_order: tuple[tuple[int, ...] | None, ...]
+
+
+def in_order(tensor: Tensor, order: tuple[int, ...] | None) -> Tensor:
+    """The tensor with its dimensions laid out in memory in the given order, as eager lays them out."""
+    if order is None or tensor.numel() == 0:
+        return tensor
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return tensor.permute(order).contiguous().permute(inverse)
+
+
+def value_range(tensor: Tensor) -> tuple[float, float]:
+    """Smallest and largest finite value of a tensor; (0, 0) where there is none."""
+    plain = tensor.detach()
+    if plain.is_complex():
+        plain = plain.abs()
+    wide = plain.double()
+    finite = wide[torch.isfinite(wide)]
+    return (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
+
+
+def random_like(spec: TensorSpec, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Uniform values between ``low`` and ``high`` in a spec's shape and dtype."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if dtype == torch.bool:
+        return torch.full(spec.shape, bool(high))
+    made = torch.rand(spec.shape, generator=generator, dtype=torch.float64) * (high - low) + low
+    return made.round().to(dtype) if not (dtype.is_floating_point or dtype.is_complex) else made.to(dtype)
+
+
+def is_weight(node: fx.Node, value: Any) -> bool:
+    """Whether a graph input is a parameter or buffer of a module rather than something the call brought."""
+    return isinstance(value, torch.nn.Parameter) or "_buffers_" in str(node.target)
+
+
+class GraphRunner:
+    """One captured graph. Called by Dynamo's code with the graph's own arguments.
+
+    Args:
+        graph_module: What Dynamo captured.
+        example_inputs: The arguments of the call that was captured; not kept once a decision is made.
+        precision, tolerance: What the user gave away.
+        on_fallback: Told the reason when a call could not use the installed program.
+        on_stale: Told when the weights have changed and have then been stable for some calls.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        example_inputs: Sequence[Any],
+        *,
+        precision: str = "float32",
+        tolerance: float | None = None,
+        on_fallback: Callable[[GraphRunner, str], None] = lambda runner, reason: None,
+        on_stale: Callable[[GraphRunner], None] = lambda runner: None,
+    ) -> None:
+        self.graph_id = f"graph{next(_numbers)}"
+        self.graph_module = graph_module
+        self.eager: Callable[..., Any] = graph_module.forward
+        self.num_calls = 0
+        self.installed: Installed | None = None
+        self.decided = False
+        self.trains = False
+        self.refusal: str | None = None
+        self.spec: Spec | None = None
+        self._on_fallback, self._on_stale = on_fallback, on_stale
+        self._watch: WeightGuard | None = None
+        self._stable_calls = 0
+        self.num_rebuilds = 0
+        self._lock = threading.Lock()
+        try:
+            self.graph, self._positions, dims = normalise(graph_module)
+        except CaptureError as error:
+            self.refusal = error.message
+            return
+        placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+        tensors = [example_inputs[position] for position in self._positions]
+        self._weight_at = tuple(
+            is_weight(placeholders[position], value)
+            for position, value in zip(self._positions, tensors, strict=True)
+        )
+        specs = tuple(TensorSpec.of(value, dim) for value, dim in zip(tensors, dims, strict=True))
+        self.refusal = self._refusal(tensors)
+        self.spec = Spec(
+            inputs=specs,
+            is_weight=self._weight_at,
+            precision=precision,
+            tolerance=tolerance,
+            num_threads=torch.get_num_threads(),
+            graph_key=graph_key(self.graph, specs, precision, tolerance),
+        )
+        self._live_positions = tuple(
+            p for p, weight in zip(self._positions, self._weight_at, strict=True) if not weight
+        )
+        self._weight_positions = tuple(
+            p for p, weight in zip(self._positions, self._weight_at, strict=True) if weight
+        )
+        self._last: tuple[Any, ...] | None = tuple(example_inputs)
+        self._weights = tuple(example_inputs[position] for position in self._weight_positions)
+        self._ranges = tuple(value_range(example_inputs[position]) for position in self._live_positions)
+
+    def _refusal(self, tensors: Sequence[Tensor]) -> str | None:
+        operations = [node for node in self.graph.graph.nodes if node.op not in ("placeholder", "output")]
+        if not operations:
+            return "contains no operation"
+        for tensor in tensors:
+            if tensor.device.type != "cpu":
+                return f"runs on {tensor.device.type}, where no candidate of this machine does"
+            if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+                return f"takes a {type(tensor).__name__}"
+            if tensor.layout != torch.strided:
+                return f"takes a tensor of layout {tensor.layout}"
+        return None
+
+    def problem(self) -> Problem:
+        """The graph with the weights and live inputs of the last call that was seen."""
+        assert self.spec is not None
+        with self._lock:
+            arguments = self._last
+        if arguments is None:
+            raise CaptureError("the inputs of the call are no longer held")
+        weights = tuple(arguments[position].detach() for position in self._weight_positions)
+        live = tuple(arguments[position].detach() for position in self._live_positions)
+        specs = tuple(
+            TensorSpec.of(arguments[position], spec.dynamic)
+            for position, spec in zip(self._positions, self.spec.inputs, strict=True)
+        )
+        return Problem(dataclasses.replace(self.spec, inputs=specs), self.graph, weights, live)
+
+    def weights_now(self) -> tuple[Tensor, ...]:
+        """The weight objects themselves, as the last seen call passed them."""
+        arguments = self._last
+        if arguments is not None:
+            self._weights = tuple(arguments[position] for position in self._weight_positions)
+        return self._weights
+
+    def random_problem(self, seed: int) -> Problem | None:
+        """The graph with its weights and random live inputs in the ranges that were seen at capture."""
+        if self.spec is None or self.refusal is not None:
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        live = tuple(
+            random_like(spec, low, high, generator)
+            for spec, (low, high) in zip(self.spec.live, self._ranges, strict=True)
+        )
+        return Problem(self.spec, self.graph, tuple(w.detach() for w in self.weights_now()), live)
+
+    def install(self, candidate: Candidate, program: Program, guard: WeightGuard | None, order: Any) -> None:
+        """Use ``program`` from the next call on."""
+        self.installed = Installed(candidate.name, program, guard if candidate.bakes_weights else None, order)
+
+    def uninstall(self) -> None:
+        """Go back to eager."""
+        self.installed = None
+
+    def release(self) -> None:
+        """Let go of the example inputs."""
+        self._last = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run the graph with whatever is fastest and right for these arguments."""
+        self.num_calls += 1
+        installed = self.installed
+        if installed is None:
+            if self._watch is not None:
+                self._watch_weights(arguments)
+            return self.eager(*arguments)
+        weights = [arguments[position] for position in self._weight_positions]
+        if installed.guard is not None and (reason := installed.guard.changed(weights)) is not None:
+            self.uninstall()
+            self._last = arguments
+            self._watch, self._stable_calls = WeightGuard(weights), 0
+            self._on_fallback(self, reason)
+            return self.eager(*arguments)
+        if torch.is_grad_enabled() and any(
+            isinstance(a, Tensor) and a.requires_grad for a in arguments
+        ):
+            if self.trains:
+                return self.eager(*arguments)
+            return _WithRecomputedBackward.apply(self, installed, *arguments)
+        return self._run(installed, arguments, weights)
+
+    def _run(self, installed: Installed, arguments: Sequence[Any], weights: Sequence[Tensor]) -> Any:
+        live = [arguments[position] for position in self._live_positions]
+        try:
+            outputs = installed.program(live, weights)
+        except Exception as error:  # whatever a backend raises, the user's call is answered by eager
+            self.uninstall()
+            text = str(error).strip().splitlines()
+            self._on_fallback(self, f"{installed.name} raised {type(error).__name__}: {text[0][:200] if text else ''}")
+            return self.eager(*arguments)
+        return tuple(in_order(out, order) for out, order in zip(outputs, installed.output_order, strict=True))
+
+    def _watch_weights(self, arguments: tuple[Any, ...]) -> None:
+        weights = [arguments[position] for position in self._weight_positions]
+        assert self._watch is not None
+        if self._watch.changed(weights) is not None:
+            self._watch, self._stable_calls = WeightGuard(weights), 0
+            return
+        self._stable_calls += 1
+        if self._stable_calls >= STABLE_CALLS:
+            self._watch = None
+            if self.num_rebuilds < MAX_REBUILDS:
+                self.num_rebuilds += 1
+                self._last = arguments
+                self._on_stale(self)
+
+
+class _WithRecomputedBackward(torch.autograd.Function):
+    """Fast forward; a backward that runs the eager graph again and differentiates that.
+
+    People call models in notebooks without ``no_grad`` and never ask for a gradient. When one is asked
+    for, it is eager's own, and from then on the graph counts as trained and stays eager.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, runner: GraphRunner, installed: Installed, *arguments: Any) -> Any:
+        """Run the installed program; keep the inputs, not the activations."""
+        ctx.runner = runner
+        ctx.tensor_at = [i for i, value in enumerate(arguments) if isinstance(value, Tensor)]
+        ctx.others = [None if isinstance(value, Tensor) else value for value in arguments]
+        ctx.save_for_backward(*[arguments[i] for i in ctx.tensor_at])
+        weights = [arguments[position] for position in runner._weight_positions]
+        outputs = runner._run(installed, arguments, weights)
+        ctx.mark_non_differentiable(*[o for o in outputs if not o.dtype.is_floating_point])
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Eager forward and backward on the saved inputs."""
+        runner: GraphRunner = ctx.runner
+        create_graph = torch.is_grad_enabled()
+        runner.trains = True
+        arguments = list(ctx.others)
+        saved = ctx.saved_tensors
+        for index, tensor in zip(ctx.tensor_at, saved, strict=True):
+            arguments[index] = tensor
+        wanted = [i for i in ctx.tensor_at if ctx.needs_input_grad[i + 2]]
+        with torch.enable_grad():
+            if not create_graph:
+                for index in wanted:
+                    arguments[index] = arguments[index].detach().requires_grad_()
+            outputs = runner.eager(*arguments)
+        outputs = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+        pairs = [
+            (out, grad)
+            for out, grad in zip(outputs, gradients, strict=True)
+            if grad is not None and out.requires_grad
+        ]
+        found: Sequence[Any] = [None] * len(wanted)
+        if pairs and wanted:
+            found = torch.autograd.grad(
+                [out for out, _ in pairs],
+                [arguments[i] for i in wanted],
+                [grad for _, grad in pairs],
+                allow_unused=True,
+                create_graph=create_graph,
+            )
+        by_index = dict(zip(wanted, found, strict=True))
+        return (None, None, *[by_index.get(i) for i in range(len(arguments))])

@@ -1,0 +1,80 @@
+"""Dynamo, asked for exactly one thing at a time: capture this call now, or use what was captured before."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import fx
+
+Call = Callable[..., Any]
+_numbers = itertools.count(1)
+
+
+def _entry(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return call(*args, **kwargs)
+
+
+@contextmanager
+def _capture_settings() -> Iterator[None]:
+    """Dynamo's settings while we capture; the user's own come back afterwards.
+
+    Hooks are guarded because a hook that is added later must be seen; floats are constants because
+    a norm's epsilon is one.
+    """
+    with torch._dynamo.config.patch(
+        skip_nnmodule_hook_guards=False,
+        specialize_float=True,
+        suppress_errors=True,
+        recompile_limit=64,
+        accumulated_recompile_limit=1024,
+    ):
+        yield
+
+
+class Tracer:
+    """Captures calls of one callable.
+
+    Every tracer enters through a code object of its own, so that graphs of different targets never
+    share Dynamo's cache.
+    """
+
+    def __init__(self, call: Call, backend: Callable[[fx.GraphModule, Sequence[Any]], Call]) -> None:
+        self._call = call
+        name = f"deepseek_entry_{next(_numbers)}"
+        entry = types.FunctionType(_entry.__code__.replace(co_name=name), _entry.__globals__, name)
+        self._static = torch.compile(entry, backend=backend, dynamic=False)
+        self._dynamic = torch.compile(entry, backend=backend, dynamic=True)
+        self._run = torch._dynamo.run(entry)
+        self.num_breaks = 0
+
+    def capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, dynamic: bool) -> tuple[Any, float]:
+        """Make the call, capturing what has not been captured. Returns its value and the seconds it took."""
+        before = torch._dynamo.utils.counters["graph_break"].total()
+        start = time.perf_counter()
+        with _capture_settings():
+            value = (self._dynamic if dynamic else self._static)(self._call, args, kwargs)
+        elapsed = time.perf_counter() - start
+        self.num_breaks = torch._dynamo.utils.counters["graph_break"].total() - before
+        return value, elapsed
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make the call with captured graphs where their guards hold, in eager mode elsewhere."""
+        return self._run(self._call, args, kwargs)
+
+
+def break_reasons(since: dict[str, int]) -> list[str]:
+    """Dynamo's words for graph breaks counted since a snapshot by :func:`break_counts`."""
+    now = break_counts()
+    return [reason for reason, count in now.items() if count > since.get(reason, 0)]
+
+
+def break_counts() -> dict[str, int]:
+    """Dynamo's graph-break counter by reason."""
+    return dict(torch._dynamo.utils.counters["graph_break"])

@@ -1,0 +1,194 @@
+"""Is a candidate's result right? Compared with a float64 reference, never with a rounded one alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from deepseek_lab.engine.problem import ALLOWED_ERROR, Problem
+
+_NARROW = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Float64Mode(TorchDispatchMode):
+    """Runs whatever is executed under it in float64, constants and casts included."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def widen(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.dtype in _NARROW:
+                return value.double()
+            if isinstance(value, torch.dtype) and value in _NARROW:
+                return torch.float64
+            return value
+
+        return func(*tree_map(widen, args), **tree_map(widen, kwargs or {}))
+
+
+@contextmanager
+def _default_float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with Float64Mode():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def float64_reference(problem: Problem, live: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """The graph's outputs with every floating-point value in float64; None where that cannot be run."""
+
+    def widen(tensor: Tensor) -> Tensor:
+        return tensor.double() if tensor.dtype in _NARROW else tensor.clone()
+
+    arguments = [widen(tensor) for tensor in problem.arguments(live)]
+    try:
+        with torch.no_grad(), _default_float64():
+            result = problem.graph(*arguments)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return None
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """Largest absolute difference over the largest absolute reference value; inf for another pattern of non-finite."""
+    if value.shape != reference.shape:
+        return math.inf
+    if not value.numel():
+        return 0.0
+    if not (value.dtype.is_floating_point or value.dtype.is_complex):
+        return 0.0 if bool((value == reference.to(value.dtype)).all()) else math.inf
+    wide, against = value.detach().double(), reference.detach().double()
+    finite = torch.isfinite(against)
+    if not bool(finite.all()):
+        same = torch.isfinite(wide) == finite
+        rest = ~finite
+        agree = (wide[rest] == against[rest]) | (wide[rest].isnan() & against[rest].isnan())
+        if not bool(same.all()) or not bool(agree.all()):
+            return math.inf
+        wide, against = wide[finite], against[finite]
+        if not wide.numel():
+            return 0.0
+    scale = float(against.abs().max())
+    difference = float((wide - against).abs().max())
+    if math.isnan(difference):
+        return math.inf
+    if scale == 0.0:
+        return 0.0 if difference <= 1e-30 else difference
+    return difference / scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How far a candidate is from the reference, and whether that is near enough."""
+
+    ok: bool
+    max_rel_error: float
+    eager_rel_error: float
+    detail: str = ""
+
+
+@dataclasses.dataclass
+class Expectation:
+    """One set of inputs with the reference and the eager result."""
+
+    live: tuple[Tensor, ...]
+    eager: tuple[Tensor, ...]
+    reference: tuple[Tensor, ...]
+    has_reference: bool
+    label: str
+
+
+def _fresh(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """A random tensor that looks like ``tensor``: same shape, dtype, range of values."""
+    if not tensor.numel():
+        return tensor.clone()
+    if tensor.dtype == torch.bool:
+        return tensor.clone()
+    if tensor.dtype.is_floating_point:
+        wide = tensor.float()
+        finite = wide[torch.isfinite(wide)]
+        if not finite.numel():
+            return tensor.clone()
+        mean, spread = finite.mean(), finite.std(correction=0)
+        made = torch.randn(tensor.shape, generator=generator) * spread + mean
+        return torch.where(torch.isfinite(wide), made, wide).to(tensor.dtype)
+    if tensor.dtype.is_complex:
+        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    order = torch.randint(0, tensor.numel(), (tensor.numel(),), generator=generator)
+    return tensor.flatten()[order].reshape(tensor.shape)
+
+
+def expectations(problem: Problem, num_fresh: int = 1, seed: int = 0) -> list[Expectation]:
+    """The live inputs and ``num_fresh`` random ones like them, each with eager and float64 results."""
+    generator = torch.Generator().manual_seed(seed)
+    sets = [("the cell's inputs", problem.live)]
+    for index in range(num_fresh):
+        sets.append((f"random inputs {index + 1}", tuple(_fresh(t, generator) for t in problem.live)))
+    made = []
+    for label, live in sets:
+        try:
+            with torch.no_grad():
+                eager = problem.eager([t.clone() for t in live])
+        except (RuntimeError, IndexError, ValueError):
+            if label == "the cell's inputs":
+                raise
+            continue
+        reference = float64_reference(problem, live)
+        if reference is not None and any(
+            not _plausible(wide, narrow) for wide, narrow in zip(reference, eager, strict=True)
+        ):
+            reference = None
+        made.append(Expectation(tuple(live), eager, reference or eager, reference is not None, label))
+    return made
+
+
+def _plausible(wide: Tensor, narrow: Tensor) -> bool:
+    """Whether a float64 result can serve as reference: same shape, and integers equal to eager's."""
+    if wide.shape != narrow.shape:
+        return False
+    if narrow.dtype.is_floating_point or narrow.dtype.is_complex:
+        return relative_error(narrow, wide) < 0.05 or not narrow.numel()
+    return bool((wide.to(narrow.dtype) == narrow).all())
+
+
+def agreement(
+    run: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
+    expected: Sequence[Expectation],
+    precision: str,
+    tolerance: float | None = None,
+) -> Agreement:
+    """Run a candidate on every set of inputs and compare it, output by output.
+
+    A candidate may be as far from float64 as the declared precision allows, or four times as far as
+    eager itself is, whichever is larger; ``tolerance`` replaces both. Integer and boolean outputs must equal
+    eager's unless a precision was given away.
+    """
+    worst, worst_eager, detail, ok = 0.0, 0.0, "", True
+    for case in expected:
+        outputs = run(tuple(t.clone() for t in case.live))
+        if len(outputs) != len(case.eager):
+            return Agreement(False, math.inf, 0.0, f"{len(outputs)} outputs instead of {len(case.eager)}")
+        for index, (value, eager, reference) in enumerate(zip(outputs, case.eager, case.reference, strict=True)):
+            if value.dtype != eager.dtype or value.shape != eager.shape:
+                got = f"{value.dtype}{list(value.shape)}"
+                want = f"{eager.dtype}{list(eager.shape)}"
+                return Agreement(False, math.inf, 0.0, f"output {index} is {got} instead of {want}")
+            error, eager_error = relative_error(value, reference), relative_error(eager, reference)
+            allowed = tolerance if tolerance is not None else max(ALLOWED_ERROR[precision], 4 * eager_error)
+            if eager.dtype in (torch.bfloat16, torch.float16) and tolerance is None:
+                allowed = max(allowed, ALLOWED_ERROR["bf16" if eager.dtype == torch.bfloat16 else "fp16"])
+            worst_eager = max(worst_eager, eager_error)
+            if not error <= allowed and ok:
+                ok = False
+                detail = f"differs at output {index} (max rel {error:.1g}, allowed {allowed:.1g}) on {case.label}"
+            worst = max(worst, error)
+    return Agreement(ok, worst, worst_eager, detail)

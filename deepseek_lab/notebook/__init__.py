@@ -1,0 +1,1 @@
+"""Regions, magics, completion and the command line; the only room that imports IPython."""

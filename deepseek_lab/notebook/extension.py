@@ -1,0 +1,127 @@
+"""Loading into a shell, and leaving it exactly as it was."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from deepseek_lab.notebook.completion import matcher
+from deepseek_lab.notebook.header import HeaderTransformer
+from deepseek_lab.notebook.magics import Magics
+from deepseek_lab.notebook.parse import Command
+from deepseek_lab.notebook.regions import Regions
+from deepseek_lab.notebook.show import Shown
+
+_EVENTS = ("pre_execute", "pre_run_cell", "post_execute", "post_run_cell")
+_loaded: weakref.WeakKeyDictionary[Any, Extension] = weakref.WeakKeyDictionary()
+
+
+class NotebookHost:
+    """The notebook as verbs see it."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self.always: Command | None = None
+        self.run_cells: dict[str, int] = {}
+        self.failed: set[int] = set()
+        """Numbers of cells that ended with an error."""
+
+    @property
+    def namespace(self) -> MutableMapping[str, Any]:
+        """The user's names."""
+        names: MutableMapping[str, Any] = self._shell.user_ns
+        return names
+
+    @namespace.setter
+    def namespace(self, _: MutableMapping[str, Any]) -> None:
+        raise AttributeError("the namespace is the shell's")
+
+    @property
+    def updates(self) -> bool:
+        """Whether the front end can change an output; a terminal cannot."""
+        return hasattr(self._shell, "kernel")
+
+    @updates.setter
+    def updates(self, _: bool) -> None:
+        raise AttributeError("whether outputs can change is the shell's matter")
+
+    def display(self, shown: Shown) -> Callable[[], None]:
+        """Show below the cell; the function that is returned updates that output."""
+        from IPython.display import display
+
+        # The bundle itself, raw: asking every formatter of the shell costs more than all else that we do.
+        show: Callable[..., Any] = display
+        handle = show(shown.bundle(), raw=True, display_id=True)
+        return lambda: handle.update(shown.bundle(), raw=True)
+
+    def cells(self) -> list[tuple[int, str]]:
+        """What ran without an error in this session."""
+        history = self._shell.history_manager
+        typed = history.input_hist_raw if history is not None else []
+        return [
+            (number, raw) for number, raw in enumerate(typed) if raw.strip() and number not in self.failed
+        ]
+
+    def post_run_cell(self, result: Any) -> None:
+        """Remember which cells failed."""
+        if result is not None and not result.success and result.execution_count:
+            self.failed.add(result.execution_count)
+
+
+class Extension:
+    """Everything that one shell was given, and how to take it back."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = weakref.ref(shell)
+        host = NotebookHost(shell)
+        self.regions = Regions(shell, host)
+        self._transformer = HeaderTransformer()
+        self._matcher = matcher(shell)
+        self._callbacks = [(event, getattr(self.regions, event)) for event in _EVENTS]
+        self._callbacks.append(("post_run_cell", host.post_run_cell))
+        shell.input_transformers_cleanup.append(self._transformer)
+        shell.Completer.custom_matchers.append(self._matcher)
+        for event, callback in self._callbacks:
+            shell.events.register(event, callback)
+        self._before: list[tuple[str, str, Any]] = []
+        for kind, functions in Magics(shell, host, self.regions).functions().items():
+            table = shell.magics_manager.magics[kind]
+            for name, function in functions.items():
+                self._before.append((kind, name, table.get(name)))
+                table[name] = function
+
+    def undo(self) -> None:
+        """Take everything back."""
+        shell = self._shell()
+        if shell is None:
+            return
+        self.regions.close_all()
+        _discard(shell.input_transformers_cleanup, self._transformer)
+        _discard(shell.Completer.custom_matchers, self._matcher)
+        for event, callback in self._callbacks:
+            _discard(shell.events.callbacks[event], callback)
+        for kind, name, before in self._before:
+            table = shell.magics_manager.magics[kind]
+            if before is None:
+                table.pop(name, None)
+            else:
+                table[name] = before
+
+
+def _discard(items: list[Any], item: Any) -> None:
+    if item in items:
+        items.remove(item)
+
+
+def load(shell: Any) -> None:
+    """Add the magics, the header transformer, completion and the region events to a shell. Prints nothing."""
+    if shell not in _loaded:
+        _loaded[shell] = Extension(shell)
+
+
+def unload(shell: Any) -> None:
+    """Restore the shell exactly. What was installed in modules keeps running."""
+    extension = _loaded.pop(shell, None)
+    if extension is not None:
+        extension.undo()

@@ -1,0 +1,237 @@
+"""The grammar: one declarative table of verbs.
+
+The parser, ``?`` help, completion, the README's reference and ``python -m deepseek_lab`` all read this
+table. A new verb is one record in :data:`VERBS` and one file in ``notebook/verbs/``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Value = str | int | float | bool | tuple[str, ...]
+"""What a flag's text becomes."""
+
+FlagKind = Literal["switch", "name", "text", "choice", "int", "float", "seconds", "names", "path", "cells"]
+OperandKind = Literal["object", "report", "directory", "setting", "text", "verb"]
+Form = Literal["cell", "line", "script"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One ``--name``; ``default`` is a sentence for people, absent flags are absent from a command."""
+
+    name: str
+    help: str
+    kind: FlagKind = "text"
+    metavar: str = ""
+    short: str = ""
+    default: str = ""
+    choices: tuple[str, ...] = ()
+    """Values of a ``choice``; file endings of a ``path``."""
+
+    @property
+    def spelling(self) -> str:
+        """How usage lines write it: ``-t/--to NAME``."""
+        head = f"-{self.short}/--{self.name}" if self.short else f"--{self.name}"
+        if self.kind == "switch":
+            return head
+        return f"{head} {'|'.join(self.choices) if self.kind == 'choice' else self.metavar}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """A word that is no flag."""
+
+    name: str
+    kind: OperandKind
+    help: str
+    required: bool = False
+    many: bool = False
+
+    @property
+    def spelling(self) -> str:
+        """How usage lines write it: ``[TARGET ...]``."""
+        word = f"{self.name} ..." if self.many else self.name
+        return word if self.required else f"[{word}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One verb: what it promises and every form in which it can be typed."""
+
+    name: str
+    promise: str
+    forms: tuple[Form, ...]
+    operands: tuple[Operand, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()
+    """Pairs of what to type and what it does."""
+    common: bool = True
+    """Whether the flags that every verb has apply."""
+
+    def all_flags(self) -> tuple[Flag, ...]:
+        """The verb's own flags, then the common ones."""
+        return self.flags + (COMMON_FLAGS if self.common else COMMON_FLAGS[-1:])
+
+    def flag(self, name: str) -> Flag | None:
+        """The flag of that long name, if the verb has it."""
+        return next((flag for flag in self.all_flags() if flag.name == name), None)
+
+
+COMMON_FLAGS = (
+    Flag("to", "bind the report to NAME; NAME.to_dict() is plain JSON data", "name", "NAME", "t"),
+    Flag("quiet", "show nothing", "switch", short="q"),
+    Flag("dry-run", "show what would be done, and do none of it (a cell is not run either)", "switch", short="n"),
+    Flag("view", "how the report is shown", "choice", default="the setting view, at first auto",
+         choices=("auto", "live", "static", "text")),
+    Flag("save", "write the report to PATH", "path", "PATH", choices=(".html", ".json", ".md")),
+    Flag("device", "device that inputs and models are on", "text", "DEVICE", default="where the objects are"),
+    Flag("seed", "seed of every random choice that the verb makes", "int", "INT"),
+    Flag("help", "show this help; a cell is not run", "switch", short="h"),
+)  # fmt: skip
+
+_REPORT = Operand("REPORT", "report", "a report bound by --to; without it, the last one")
+
+VERBS: dict[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "optimize",
+            "runs what the cell calls at the speed of the best candidate that is proven to agree with eager",
+            ("cell", "line", "script"),
+            (
+                Operand(
+                    "TARGET",
+                    "object",
+                    "modules or functions; a cell without any watches what it calls",
+                    many=True,
+                ),
+            ),
+            (
+                Flag(
+                    "precision",
+                    "open lower-precision candidates",
+                    "choice",
+                    default="the model's own",
+                    choices=("bf16", "fp16", "int8"),
+                ),
+                Flag(
+                    "tolerance",
+                    "largest relative difference from float64 to accept",
+                    "float",
+                    "FLOAT",
+                    default="what the precision allows",
+                ),
+                Flag("backends", "candidates that may take part", "names", "A,B", default="all installed"),
+                Flag(
+                    "wait",
+                    "wait up to SECONDS for the decision before the cell ends",
+                    "seconds",
+                    "SECONDS",
+                    default="0, work goes on in the background",
+                ),
+                Flag("like", "the reference function whose meaning a stub target must keep", "text", "NAME"),
+            ),
+            (
+                ("%%deepseek optimize", "make the modules that this cell calls fast"),
+                ("%%deepseek optimize encoder --wait 60 --to r", "only encoder; the decision is in r"),
+                ("%deepseek optimize model --precision bf16", "an object, without a cell"),
+                ("python -m deepseek_lab optimize train.py", "a whole script"),
+            ),
+        ),
+        Verb(
+            "why",
+            "explains for each graph what was chosen, what every candidate did, and where capture broke",
+            ("line",),
+            (_REPORT,),
+            (),
+            (("%deepseek why", "the last report"), ("%deepseek why r", "the report bound by --to r")),
+        ),
+        Verb(
+            "verify",
+            "checks what runs now once more against eager and float64, on fresh inputs",
+            ("line",),
+            (_REPORT,),
+            (Flag("inputs", "number of fresh random inputs", "int", "INT", default="3"),),
+            (("%deepseek verify --inputs 10", "ten fresh inputs of the captured shapes"),),
+        ),
+        Verb(
+            "graph",
+            "shows the captured graph, grouped by module, with the cell line of each operation",
+            ("line",),
+            (_REPORT,),
+            (),
+            (("%deepseek graph --save graph.html", "the last graph, also as a file"),),
+        ),
+        Verb(
+            "export",
+            "writes the result as a plain Python package that needs neither IPython nor this package",
+            ("line",),
+            (Operand("OUT", "directory", "folder to write", required=True), _REPORT),
+            (
+                Flag(
+                    "cells",
+                    "cells to take, by number",
+                    "cells",
+                    "1-3,7",
+                    default="those that the result needs",
+                ),
+                Flag("as", "what to write", "choice", default="module", choices=("module", "script")),
+            ),
+            (
+                ("%deepseek export out/", "the last result"),
+                ("%deepseek export out/ --cells 2,4-6 --as script", "these cells, as one script"),
+            ),
+        ),
+        Verb(
+            "free",
+            "takes the engine away from everything that it runs, and gives back the memory that it holds",
+            ("line",),
+            (),
+            (),
+            (("%deepseek free", "says what was freed, in bytes"),),
+        ),
+        Verb(
+            "config",
+            "shows the settings, or sets one from the next cell on",
+            ("line", "script"),
+            (Operand("SETTING", "setting", "name of a setting"), Operand("VALUE", "text", "its new value")),
+            (),
+            (("%deepseek config", "every setting"), ("%deepseek config race_budget_s 5", "set one")),
+        ),
+        Verb(
+            "status",
+            "shows what is installed, what is under way, and whether every cell is a region",
+            ("line",),
+            (),
+            (),
+            (("%deepseek status", "now"),),
+        ),
+        Verb(
+            "doctor",
+            "checks this machine and installation, and names the next thing to type for each fault",
+            ("line", "script"),
+            (),
+            (),
+            (("%deepseek doctor", "in the notebook"), ("python -m deepseek_lab doctor", "in a terminal")),
+        ),
+        Verb(
+            "on",
+            "makes every following cell a region of the verb, without a line in the cells",
+            ("line",),
+            (Operand("VERB", "verb", "the verb and its flags; optimize if left out"),),
+            (),
+            (("%deepseek on optimize --backends onnxruntime", "until %deepseek off"),),
+            common=False,
+        ),
+        Verb(
+            "off",
+            "ends %deepseek on",
+            ("line",),
+            examples=(("%deepseek off", "cells are plain again"),),
+            common=False,
+        ),
+    )
+}
+"""Every verb, by name, in the order in which help shows them."""

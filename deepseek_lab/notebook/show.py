@@ -1,0 +1,149 @@
+"""Objects that show themselves: what a line magic returns and what ``--to`` binds.
+
+Each is a plain record first (``to_dict``) and text or HTML second. All that comes from a notebook is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepseek_lab.base.events import Noted, RunStarted
+from deepseek_lab.base.report import OptimizeReport
+from deepseek_lab.notebook.ports import Run
+
+_PAGE = '<!doctype html><meta charset="utf-8"><title>deepseek_lab</title>\n{body}\n'
+
+
+class Shown:
+    """Text, perhaps with HTML, and the data that both were made from."""
+
+    def __init__(self, text: str, *, html_text: str = "", data: Any = None) -> None:
+        self._text = text
+        self._html = html_text
+        self._data = {"text": text} if data is None else data
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return dict(self._data)
+
+    def bundle(self) -> dict[str, str]:
+        """The mime bundle."""
+        made = {"text/plain": self._text}
+        if self._html:
+            made["text/html"] = self._html
+        return made
+
+    def save(self, path: Path) -> None:
+        """Write .json data, an .html page or .md text."""
+        if path.suffix == ".json":
+            path.write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        elif path.suffix == ".html":
+            body = self._html or f"<pre>{html.escape(self._text)}</pre>"
+            path.write_text(_PAGE.format(body=body), encoding="utf-8")
+        else:
+            path.write_text(f"```\n{self._text}\n```\n", encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return self.bundle()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, name: str = "rows") -> Shown:
+    """A titled table as aligned text, as HTML, and as data: a list of dicts under ``name``."""
+    words = [[_word(value) for value in row] for row in rows]
+    widths = [max([len(column), *(len(row[i]) for row in words)]) for i, column in enumerate(columns)]
+    lines = [title]
+    if rows:
+        for row in [list(columns), *words]:
+            lines.append(
+                "  " + "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+            )
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="text-align:left">{html.escape(word)}</td>' for word in row) + "</tr>"
+        for row in words
+    )
+    html_text = f"<div>{html.escape(title)}</div>"
+    if rows:
+        html_text += f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    data = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
+    return Shown("\n".join(lines), html_text=html_text, data={"title": title, name: data})
+
+
+def _word(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.3g}"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+class ShownRun(Shown):
+    """A live look at a run: attributes are its report's, ``to_dict()`` is the report as plain data.
+
+    ``run`` is None where there was nothing to optimise; ``reason`` then says why.
+    """
+
+    def __init__(self, run: Run | None, *, view: str = "auto", reason: str = "") -> None:
+        super().__init__("")
+        self.run = run
+        self._view = view
+        self._empty = OptimizeReport.fold([RunStarted(run="", verb="optimize"), Noted(run="", text=reason)])
+
+    @property
+    def report(self) -> OptimizeReport:
+        """The report as it stands now."""
+        return self.run.report if self.run is not None else self._empty
+
+    def restore(self) -> None:
+        """Take the engine away from everything that the run touched."""
+        if self.run is not None:
+            self.run.restore()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON data."""
+        return self.report.to_dict()
+
+    def bundle(self) -> dict[str, str]:
+        """Text alone for ``--view text`` and where nothing was captured, else the report's static views."""
+        if self._view == "text" or not self.report.graphs:
+            return {"text/plain": repr(self)}
+        from deepseek_lab import views
+
+        made: dict[str, str] = views.bundle(self.report)
+        return made
+
+    def save(self, path: Path) -> None:
+        """Write the report as it stands now."""
+        from deepseek_lab import views
+
+        views.save(self.report, path)
+
+    def __repr__(self) -> str:
+        return self.report.summary()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.report, name)

@@ -1,0 +1,177 @@
+"""A report as static HTML: the summary, then folded detail; no script and nothing from a network."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+
+from deepseek_lab.base.report import CandidateRow, GraphRecord, OptimizeReport
+from deepseek_lab.views import _svg, _tables, _text, _words
+
+STYLE = f"""
+.dsl{_svg.THEME % _svg.LIGHT}
+@media(prefers-color-scheme:dark){{.dsl{_svg.THEME % _svg.DARK}}}
+[data-jp-theme-light="true"] .dsl,.vscode-light .dsl{{color-scheme:light}}
+[data-jp-theme-light="false"] .dsl,.vscode-dark .dsl{{color-scheme:dark}}
+.dsl{{color:var(--f);background:var(--b);font:13px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;padding:6px 8px}}
+.dsl p{{margin:2px 0}}.dsl .s{{font-weight:600;white-space:pre-wrap}}.dsl .m{{opacity:.75;font-size:12px}}
+.dsl details{{margin:4px 0}}.dsl details details{{margin-left:14px}}.dsl summary{{cursor:pointer}}
+.dsl .x{{overflow-x:auto}}
+.dsl table{{border-collapse:collapse;margin:4px 0;font-size:12px;color:inherit;background:none;border:0}}
+.dsl tr{{background:none}}
+.dsl th,.dsl td{{padding:2px 6px;text-align:left;border:0;border-bottom:1px solid rgba(128,128,128,.3);white-space:nowrap;\
+vertical-align:top}}
+.dsl th{{font-weight:600}}.dsl .n{{text-align:right;font-variant-numeric:tabular-nums}}
+.dsl tr.has td{{border-bottom:0}}.dsl td.r{{white-space:normal;padding:0 8px 4px 24px;overflow-wrap:anywhere;opacity:.8}}
+.dsl .won td:first-child,.dsl .won td:nth-child(2){{font-weight:600}}
+.dsl .bar{{display:inline-block;position:relative;width:72px;height:10px;margin-right:6px;\
+border-bottom:1px solid rgba(128,128,128,.5)}}
+.dsl .bar i{{position:absolute;top:2px;height:6px;min-width:3px;border-radius:2px;background:#777}}
+.dsl .bar b{{position:absolute;top:0;height:10px;width:1px;background:var(--f)}}
+.dsl .won .bar i{{background:#2f8f4e}}.dsl .refused .bar i,.dsl .failed .bar i{{background:#d1453b}}
+.dsl pre{{margin:4px 0;padding:6px 8px;overflow-x:auto;font:11.5px/1.45 {_svg.MONO};color:inherit;\
+background:rgba(128,128,128,.1);border-radius:4px}}
+.dsl ul{{margin:2px 0;padding-left:20px}}.dsl li{{overflow-wrap:anywhere}}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Detail:
+    """How much is said; what is beyond is counted, not shown."""
+
+    max_rows: int = 40
+    max_remarks: int = 40
+    reason_width: int = 300
+    max_boxes: int = 80
+    max_printed: int = 60
+    plan_lines: int = 200
+    inline: bool = False
+    """Drawings as elements of the page, for a page of our own. As a picture they pass a notebook's sanitizer."""
+
+
+def page(report: OptimizeReport) -> str:
+    """A complete page with every graph."""
+    detail = Detail(
+        max_rows=1000, max_remarks=1000, max_boxes=120, max_printed=400, plan_lines=5000, inline=True
+    )
+    sections = [graph_section(report, record, detail) for record in report.graphs.values()]
+    title = escape(_words.clip(report.summary(), 120))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+        f"<title>{title}</title></head><body>\n{body(report, sections, detail)}\n</body></html>\n"
+    )
+
+
+def body(report: OptimizeReport, sections: Sequence[str], detail: Detail) -> str:
+    """The whole view with the sections of its graphs."""
+    parts = [
+        f'<div class="dsl"><style>{STYLE}</style>',
+        f'<p class="s">{escape(_words.clip(report.summary(), 400))}</p>',
+    ]
+    if report.candidates:
+        parts.append(_folded("candidates", _candidates(report.candidates, detail)))
+    remarks = _tables.remarks(report)
+    if remarks:
+        items = [
+            f"<li>{kind}: {escape(_words.clip(text, detail.reason_width))}</li>"
+            for kind, text in remarks[: detail.max_remarks]
+        ]
+        more = _left_out(len(remarks) - detail.max_remarks, "more break, fallback or note")
+        counts = collections.Counter(kind for kind, _ in remarks)
+        title = ", ".join(f"{kind}: {count:,}" for kind, count in counts.items())
+        parts.append(_folded(title, f"<ul>{''.join(items)}</ul>{more}"))
+    parts += sections
+    machine = _tables.machine_line(report)
+    if machine:
+        parts.append(f'<p class="m">measured on {escape(_words.clip(machine, 300))}</p>')
+    return "\n".join(parts) + "</div>"
+
+
+def graph_section(report: OptimizeReport, record: GraphRecord, detail: Detail) -> str:
+    """Signature, candidates, plan and drawing of one graph; ``max_boxes`` 0 leaves the drawing out."""
+    line = _words.clip(_tables.graph_line(record), 200)
+    took = _words.seconds(record.capture_s)
+    facts = [
+        f"inputs {record.signature}" if record.signature else "",
+        f"captured in {took}" if took else "",
+        "dynamic shapes" if record.dynamic else "",
+        f"covered {record.coverage:.0%}" if record.chosen != "eager" else "",
+    ]
+    words = _words.clip(", ".join(fact for fact in facts if fact), detail.reason_width)
+    parts = [f'<p class="m">{escape(words)}</p>' if words else ""]
+    if record is not report.main_graph and (rows := _tables.rows_of(report, record)):
+        parts.append(_folded("candidates", _candidates(rows, detail)))
+    if record.plan:
+        lines = _words.clean(record.plan, lines=True).expandtabs().splitlines()
+        shown = "\n".join(code[:300] for code in lines[: detail.plan_lines])
+        more = _left_out(len(lines) - detail.plan_lines, "more line")
+        parts.append(_folded("plan as Python", f"<pre><code>{escape(shown)}</code></pre>{more}"))
+    if record.nodes:
+        if detail.max_boxes:
+            beside = " before and after" if record.plan_nodes else ""
+            parts.append(_folded("graph" + beside, _drawing(record, line, detail)))
+        printed = escape(_text.graph_text(record.nodes, max_rows=detail.max_printed))
+        parts.append(_folded("graph as text", f"<pre>{printed}</pre>"))
+    return _folded(escape(line), "".join(parts))
+
+
+def _drawing(record: GraphRecord, title: str, detail: Detail) -> str:
+    plan = record.plan_nodes or None
+    svg = _svg.draw(record.nodes, plan_nodes=plan, max_boxes=detail.max_boxes, standalone=not detail.inline)
+    if detail.inline:
+        return svg
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<img alt="drawing of {escape(title)}" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'
+
+
+def _candidates(rows: Sequence[CandidateRow], detail: Detail) -> str:
+    shown = rows[: detail.max_rows]
+    table = _tables.candidate_table(shown, reason_width=detail.reason_width)
+    *plain, reason = range(len(table.columns))
+    used = [at for at in plain if any(line[at].strip() for line in table.rows)]
+    scale = max([1.0, *(row.speedup_ci95[1] for row in shown if _finite(row))]) * 1.05
+    head = "".join(f"<th{_flush(at, table)}>{table.columns[at]}</th>" for at in used)
+    lines = []
+    for at_row, line in enumerate(table.rows):
+        row = shown[at_row] if at_row < len(shown) else None
+        status = row.status if row is not None and row.status in _tables.SIGNS else ""
+        cells = [
+            f"<td{_flush(at, table)}>{_bar(row, scale) if at == 4 else ''}{escape(line[at])}</td>"
+            for at in used
+        ]
+        lines.append(f'<tr class="{status}{" has" if line[reason] else ""}">{"".join(cells)}</tr>')
+        if line[reason]:
+            lines.append(f'<tr><td class="r" colspan="{len(used)}">{escape(line[reason])}</td></tr>')
+    more = _left_out(len(rows) - len(shown), "more candidate")
+    return f'<div class="x"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{more}'
+
+
+def _flush(at: int, table: _tables.Table) -> str:
+    return ' class="n"' if at in table.numeric else ""
+
+
+def _finite(row: CandidateRow) -> bool:
+    return bool(_words.interval(row.speedup_ci95))
+
+
+def _bar(row: CandidateRow | None, scale: float) -> str:
+    """The interval as a bar from 0 to the table's largest; the thin line is eager's 1.0."""
+    if row is None or row.speedup_ci95 is None or not _finite(row):
+        return ""
+    low, high = (min(max(bound / scale, 0.0), 1.0) * 100 for bound in row.speedup_ci95)
+    return (
+        f'<span class="bar"><i style="left:{low:.1f}%;width:{max(high - low, 0):.1f}%"></i>'
+        f'<b style="left:{100 / scale:.1f}%"></b></span>'
+    )
+
+
+def _folded(title: str, inner: str) -> str:
+    return f"<details><summary>{title}</summary>{inner}</details>"
+
+
+def _left_out(count: int, noun: str) -> str:
+    return f'<p class="m">… {_words.plural(count, noun)} left out</p>' if count > 0 else ""

@@ -1,0 +1,1 @@
+"""CPU kernels: C++ behind a plain C interface, called through ctypes."""

@@ -1,0 +1,71 @@
+/* C interface of the CPU kernels: pointers, sizes, strides and dtype codes; no torch headers, no exceptions.
+ *
+ * Rows of x are `x_stride` elements apart and contiguous inside; `out` is contiguous. A weight has logical shape [n, k]
+ * and one of its two strides is 1, so both nn.Linear ([n, k]) and GPT-2's Conv1D ([k, n]) layouts are read in place.
+ * Optional pointers may be NULL. Sums run in float32 whatever the dtype. Every function returns a Status. */
+#ifndef DEEPSEEK_KERNELS_ABI_H
+#define DEEPSEEK_KERNELS_ABI_H
+
+#include <stdint.h>
+
+#define DEEPSEEK_ABI_VERSION 1
+
+#if defined(_WIN32)
+#define DEEPSEEK_API __declspec(dllexport)
+#else
+#define DEEPSEEK_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum DeepseekDtype { DEEPSEEK_F32 = 0, DEEPSEEK_BF16 = 1, DEEPSEEK_F16 = 2 };
+enum DeepseekStatus { DEEPSEEK_OK = 0, DEEPSEEK_BAD_ARGUMENT = 1, DEEPSEEK_NO_MEMORY = 2 };
+enum DeepseekGelu { DEEPSEEK_GELU_ERF = 0, DEEPSEEK_GELU_TANH = 1 };
+
+DEEPSEEK_API int32_t deepseek_abi_version(void);
+
+/* Name of the instruction set in use: "avx512", "avx2" or "generic". */
+DEEPSEEK_API const char *deepseek_isa(void);
+
+/* Use another instruction set, process-wide; DEEPSEEK_BAD_ARGUMENT when this processor or build lacks it. */
+DEEPSEEK_API int32_t deepseek_set_isa(const char *name);
+
+/* out[m, k] = (x - mean(x)) / sqrt(var(x) + eps) * gamma + beta, statistics over each row. */
+DEEPSEEK_API int32_t deepseek_layer_norm(const void *x, int64_t x_stride, const void *gamma, const void *beta,
+                                         void *out, int64_t m, int64_t k, double eps, int32_t dtype,
+                                         int32_t num_threads);
+
+/* out[m, k] = gelu(x + bias_in). */
+DEEPSEEK_API int32_t deepseek_bias_gelu(const void *x, int64_t x_stride, const void *bias_in, void *out, int64_t m,
+                                        int64_t k, int32_t gelu, int32_t dtype, int32_t num_threads);
+
+/* out[m, n] = x @ weight.T + bias. */
+DEEPSEEK_API int32_t deepseek_linear(const void *x, int64_t x_stride, const void *weight, int64_t weight_stride_n,
+                                     int64_t weight_stride_k, const void *bias, void *out, int64_t m, int64_t n,
+                                     int64_t k, int32_t dtype, int32_t num_threads);
+
+/* out[m, n] = (x @ weight_q.T) * scale + bias, weight_q int8, scale float32. */
+DEEPSEEK_API int32_t deepseek_int8_linear(const void *x, int64_t x_stride, const int8_t *weight_q,
+                                          int64_t weight_stride_n, int64_t weight_stride_k, const float *scale,
+                                          const void *bias, void *out, int64_t m, int64_t n, int64_t k,
+                                          int32_t dtype, int32_t num_threads);
+
+/* out[m, n] = layer_norm(x) @ weight.T + bias. */
+DEEPSEEK_API int32_t deepseek_layer_norm_linear(const void *x, int64_t x_stride, const void *gamma,
+                                                const void *beta, const void *weight, int64_t weight_stride_n,
+                                                int64_t weight_stride_k, const void *bias, void *out, int64_t m,
+                                                int64_t n, int64_t k, double eps, int32_t dtype,
+                                                int32_t num_threads);
+
+/* out[m, n] = gelu(x + bias_in) @ weight.T + bias. */
+DEEPSEEK_API int32_t deepseek_gelu_linear(const void *x, int64_t x_stride, const void *bias_in, const void *weight,
+                                          int64_t weight_stride_n, int64_t weight_stride_k, const void *bias,
+                                          void *out, int64_t m, int64_t n, int64_t k, int32_t gelu, int32_t dtype,
+                                          int32_t num_threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,44 @@
+"""Every test starts from the same seeds and never touches the user's own artefact store or the network."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Set before anything is imported, so that settings of this process and of every kernel and builder it starts agree.
+_STORE = tempfile.TemporaryDirectory(prefix="deepseek_lab-tests-", ignore_cleanup_errors=True)
+os.environ["DEEPSEEK_LAB_CACHE_DIR"] = _STORE.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def artefact_store() -> Path:
+    """The folder of this session's artefact store."""
+    return Path(_STORE.name)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers in every test, whichever ran before it."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the store; builders that a test left behind no longer hold it back."""
+    _STORE.cleanup()
