@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from deepseek_lab.base.events import Event
 from deepseek_lab.base.report import OptimizeReport
@@ -51,7 +51,16 @@ class Run(Protocol):
 class Engine(Protocol):
     """The engine's public functions."""
 
-    Options: Callable[..., Any]
+    def Options(  # noqa: N802
+        self,
+        precision: str | None = None,
+        tolerance: float | None = None,
+        backends: tuple[str, ...] | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        like: str | None = None,
+    ) -> Any:
+        """What a user gave away or asked for."""
 
     def open_run(
         self,
@@ -74,6 +83,11 @@ class Engine(Protocol):
 
 
 _ENGINE = "deepseek_lab.engine.api"
+
+if TYPE_CHECKING:
+    from deepseek_lab.engine import api
+
+    _checked: Engine = api
 
 
 def engine() -> Engine:

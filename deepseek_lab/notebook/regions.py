@@ -175,7 +175,7 @@ class Regions:
 
     def _cell(self, execution: Execution) -> Cell:
         frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(
             ("IPython", "deepseek_lab")
         ):
             frame = frame.f_back

@@ -16,22 +16,24 @@ STYLE = f"""
 @media(prefers-color-scheme:dark){{.dsl{_svg.THEME % _svg.DARK}}}
 [data-jp-theme-light="true"] .dsl,.vscode-light .dsl{{color-scheme:light}}
 [data-jp-theme-light="false"] .dsl,.vscode-dark .dsl{{color-scheme:dark}}
-.dsl{{color:var(--f);background:var(--b);font:13px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;padding:6px 8px}}
-.dsl p{{margin:2px 0}}.dsl .s{{font-weight:600;white-space:pre-wrap}}.dsl .m{{opacity:.75;font-size:12px}}
+.dsl{{color:var(--f);background:var(--b);padding:6px 8px;\
+font:13px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}}
+.dsl p{{margin:2px 0}}.dsl p.s{{font-weight:600;white-space:pre-wrap}}.dsl p.m{{opacity:.75;font-size:12px}}
 .dsl details{{margin:4px 0}}.dsl details details{{margin-left:14px}}.dsl summary{{cursor:pointer}}
-.dsl .x{{overflow-x:auto}}
+.dsl div.x{{overflow-x:auto}}
 .dsl table{{border-collapse:collapse;margin:4px 0;font-size:12px;color:inherit;background:none;border:0}}
 .dsl tr{{background:none}}
-.dsl th,.dsl td{{padding:2px 6px;text-align:left;border:0;border-bottom:1px solid rgba(128,128,128,.3);white-space:nowrap;\
-vertical-align:top}}
-.dsl th{{font-weight:600}}.dsl .n{{text-align:right;font-variant-numeric:tabular-nums}}
-.dsl tr.has td{{border-bottom:0}}.dsl td.r{{white-space:normal;padding:0 8px 4px 24px;overflow-wrap:anywhere;opacity:.8}}
-.dsl .won td:first-child,.dsl .won td:nth-child(2){{font-weight:600}}
-.dsl .bar{{display:inline-block;position:relative;width:72px;height:10px;margin-right:6px;\
+.dsl th,.dsl td{{padding:2px 6px;text-align:left;vertical-align:top;white-space:nowrap;\
+border:0;border-bottom:1px solid rgba(128,128,128,.3)}}
+.dsl th{{font-weight:600}}.dsl td.n,.dsl th.n{{text-align:right;font-variant-numeric:tabular-nums}}
+.dsl tr.has td{{border-bottom:0}}
+.dsl td.r{{white-space:normal;padding:0 8px 4px 24px;overflow-wrap:anywhere;opacity:.8}}
+.dsl tr.won td:first-child,.dsl tr.won td:nth-child(2){{font-weight:600}}
+.dsl span.bar{{display:inline-block;position:relative;width:72px;height:10px;margin-right:6px;\
 border-bottom:1px solid rgba(128,128,128,.5)}}
-.dsl .bar i{{position:absolute;top:2px;height:6px;min-width:3px;border-radius:2px;background:#777}}
-.dsl .bar b{{position:absolute;top:0;height:10px;width:1px;background:var(--f)}}
-.dsl .won .bar i{{background:#2f8f4e}}.dsl .refused .bar i,.dsl .failed .bar i{{background:#d1453b}}
+.dsl span.bar i{{position:absolute;top:2px;height:6px;min-width:3px;border-radius:2px;background:#777}}
+.dsl span.bar b{{position:absolute;top:0;height:10px;width:1px;background:var(--f)}}
+.dsl tr.won .bar i{{background:#2f8f4e}}.dsl tr.refused .bar i,.dsl tr.failed .bar i{{background:#d1453b}}
 .dsl pre{{margin:4px 0;padding:6px 8px;overflow-x:auto;font:11.5px/1.45 {_svg.MONO};color:inherit;\
 background:rgba(128,128,128,.1);border-radius:4px}}
 .dsl ul{{margin:2px 0;padding-left:20px}}.dsl li{{overflow-wrap:anywhere}}
@@ -49,7 +51,7 @@ class Detail:
     max_printed: int = 60
     plan_lines: int = 200
     inline: bool = False
-    """Drawings as elements of the page, for a page of our own. As a picture they pass a notebook's sanitizer."""
+    """Drawings as elements of a page of our own; a notebook's sanitizer passes pictures, not SVG."""
 
 
 def page(report: OptimizeReport) -> str:
@@ -125,7 +127,8 @@ def _drawing(record: GraphRecord, title: str, detail: Detail) -> str:
     if detail.inline:
         return svg
     data = base64.b64encode(svg.encode()).decode()
-    return f'<img alt="drawing of {escape(title)}" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'
+    source = f"data:image/svg+xml;base64,{data}"
+    return f'<img alt="drawing of {escape(title)}" style="max-width:100%" src="{source}">'
 
 
 def _candidates(rows: Sequence[CandidateRow], detail: Detail) -> str:
@@ -133,7 +136,7 @@ def _candidates(rows: Sequence[CandidateRow], detail: Detail) -> str:
     table = _tables.candidate_table(shown, reason_width=detail.reason_width)
     *plain, reason = range(len(table.columns))
     used = [at for at in plain if any(line[at].strip() for line in table.rows)]
-    scale = max([1.0, *(row.speedup_ci95[1] for row in shown if _finite(row))]) * 1.05
+    scale = max([1.0, *(span[1] for row in shown if (span := _span(row)) is not None)]) * 1.05
     head = "".join(f"<th{_flush(at, table)}>{table.columns[at]}</th>" for at in used)
     lines = []
     for at_row, line in enumerate(table.rows):
@@ -147,22 +150,24 @@ def _candidates(rows: Sequence[CandidateRow], detail: Detail) -> str:
         if line[reason]:
             lines.append(f'<tr><td class="r" colspan="{len(used)}">{escape(line[reason])}</td></tr>')
     more = _left_out(len(rows) - len(shown), "more candidate")
-    return f'<div class="x"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{more}'
+    table_html = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="x">{table_html}</div>{more}'
 
 
 def _flush(at: int, table: _tables.Table) -> str:
     return ' class="n"' if at in table.numeric else ""
 
 
-def _finite(row: CandidateRow) -> bool:
-    return bool(_words.interval(row.speedup_ci95))
+def _span(row: CandidateRow) -> tuple[float, float] | None:
+    return row.speedup_ci95 if _words.interval(row.speedup_ci95) else None
 
 
 def _bar(row: CandidateRow | None, scale: float) -> str:
     """The interval as a bar from 0 to the table's largest; the thin line is eager's 1.0."""
-    if row is None or row.speedup_ci95 is None or not _finite(row):
+    span = _span(row) if row is not None else None
+    if span is None:
         return ""
-    low, high = (min(max(bound / scale, 0.0), 1.0) * 100 for bound in row.speedup_ci95)
+    low, high = (min(max(bound / scale, 0.0), 1.0) * 100 for bound in span)
     return (
         f'<span class="bar"><i style="left:{low:.1f}%;width:{max(high - low, 0):.1f}%"></i>'
         f'<b style="left:{100 / scale:.1f}%"></b></span>'

@@ -17,7 +17,6 @@ from deepseek_lab.views._places import BOX, COLUMN, GAP, HEAD, INDENT, LEFT, PAD
 from deepseek_lab.views._rows import Row
 from deepseek_lab.views._wires import route
 
-
 ONE_COLUMN, BAND = 400.0, 760.0
 """Rows this high stay in one column; no column is higher than a band."""
 

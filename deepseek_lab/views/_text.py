@@ -21,7 +21,7 @@ def graph_text(nodes: Sequence[GraphNode], *, max_rows: int = 400) -> str:
 
     >>> print(graph_text([GraphNode("x", "input", shape=(2, 3)), GraphNode("y", "relu", inputs=("x",))]))
     2 nodes
-      x = input   2x3
+      x = input     2x3
       y = relu(x)
     """
     rows = _rows.rows(_tree.build(nodes), nodes, max_boxes=max_rows)

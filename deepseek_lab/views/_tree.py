@@ -149,27 +149,30 @@ class _Builder:
         return only
 
     def _repeats(self, items: list[Item]) -> list[Item]:
+        signatures = [item.signature for item in items]
         folded: list[Item] = []
         start = 0
         while start < len(items):
             best, period, count = 0, 1, 1
             for trial in range(1, min(MAX_PERIOD, (len(items) - start) // 2) + 1):
-                times = self._times(items, start, trial)
-                unit = sum(item.size for item in items[start : start + trial])
-                blocks = any(isinstance(item, Group) for item in items[start : start + trial])
-                saved = (times - 1) * unit
+                if signatures[start] != signatures[start + trial]:
+                    continue
+                times = self._times(items, signatures, start, trial)
+                unit = items[start : start + trial]
+                saved = (times - 1) * sum(item.size for item in unit)
+                blocks = any(isinstance(item, Group) for item in unit)
                 if saved > best and saved >= 4 and times >= (2 if blocks else 4):
                     best, period, count = saved, trial, times
             folded.extend(self._merged(items, start, period, count))
             start += period * count
         return folded
 
-    def _times(self, items: list[Item], start: int, period: int) -> int:
+    def _times(self, items: list[Item], signatures: list[int], start: int, period: int) -> int:
         """How often the unit of ``period`` items at ``start`` follows on itself, wiring included."""
-        unit = [item.signature for item in items[start : start + period]]
+        unit = signatures[start : start + period]
         times, at = 1, start + period
         wiring: list[tuple[int, ...]] | None = None
-        while [item.signature for item in items[at : at + period]] == unit:
+        while signatures[at : at + period] == unit:
             wiring = wiring or self._wiring(items[start : start + period])
             if self._wiring(items[at : at + period]) != wiring:
                 break

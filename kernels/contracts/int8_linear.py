@@ -1,11 +1,11 @@
 """int8_linear: a linear layer whose weight is stored in int8, for decoding.
 
 A quarter of the bytes of float32, read once for up to eight rows; activations stay in floating point.
-Measured on two cores with AVX-512 against F.linear on the float32 weight: 1-8 rows 1.04-3.5x for the weights
-of a block and 3.3-5.8x for the output embedding; at 32 rows about even. With more rows the weight is widened
-in every call, which costs more than the float32 product: keep the float32 weight there.
-Source: Dettmers et al., "LLM.int8()", arXiv:2208.07339 (vector-wise symmetric quantisation); Frantar et al.,
-"GPTQ", arXiv:2210.17323 (weight-only products for decoding).
+Measured on two cores with AVX-512 against F.linear on the float32 weight: 1-8 rows 1.04-3.5x for the
+weights of a block and 3.3-5.8x for the output embedding; at 32 rows about even. With more rows the weight
+is widened in every call, which costs more than the float32 product: keep the float32 weight there.
+Source: Dettmers et al., "LLM.int8()", arXiv:2208.07339 (vector-wise symmetric quantisation); Frantar et
+al., "GPTQ", arXiv:2210.17323 (weight-only products for decoding).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """layer_norm_linear: LayerNorm followed by Linear, without writing the normalised rows to memory.
 
-The first half of every pre-norm transformer block. For few rows one call normalises into float32 scratch and
-multiplies; for many rows the normalised rows go to the library's matrix product.
-Against F.layer_norm and F.linear on two cores with AVX-512: 8 rows 1.3-2.2x; one float32 row and 128 rows are
-ties. Source: Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450; Xiong et al., "On Layer
-Normalization in the Transformer Architecture", arXiv:2002.04745 (pre-norm).
+The first half of every pre-norm transformer block. For few rows one call normalises into float32 scratch
+and multiplies; for many rows the normalised rows go to the library's matrix product.
+Measured on one core with AVX-512 against F.layer_norm and F.linear: 8 rows 1.4-2.5x (weight stored [k, n]:
+1.05x), one row 0.9-1.01x, 128 rows 0.98-1.00x. It pays between 2 and 8 rows only.
+Source: Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450; Xiong et al., "On Layer Normalization in
+the Transformer Architecture", arXiv:2002.04745 (pre-norm).
 """
 
 from __future__ import annotations

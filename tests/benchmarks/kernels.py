@@ -8,6 +8,7 @@ the 95 % interval of that median (order statistics). Shapes are those of GPT-2 (
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -175,6 +176,16 @@ def duels(ops: Any) -> Iterator[Duel]:
             )
 
 
+def warn_of_other_work(num_threads: int) -> None:
+    """Threads that wait for a preempted one measure the scheduler: say so beforehand."""
+    load, num_cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load + num_threads > num_cpus + 0.5:
+        print(
+            f"load average {load:.1f} on {num_cpus} processors: with {num_threads} threads, ratios of short calls "
+            "measure the scheduler. Use fewer --threads, or an idle machine."
+        )
+
+
 def main() -> None:
     """Print the machine, then one line per comparison."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.kernels", description=__doc__)
@@ -193,6 +204,7 @@ def main() -> None:
         parser.error(f"no kernel {sorted(unknown)}" if unknown else status.reason)
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
+    warn_of_other_work(options.threads)
     with torch.no_grad(), _kernels.force_isa(options.isa or status.isa):
         print(
             f"torch {torch.__version__}, {_kernels.load().isa}, {options.threads} threads, {options.pairs} pairs"

@@ -60,6 +60,18 @@ def main() -> None:
             print(kernel.ok(code, timeout_s=300).stdout, end="")
     finally:
         kernel.stop()
+    kernel = Kernel()
+    try:
+        for code in (
+            "import torch",
+            LOAD.replace("%load_ext deepseek_lab  ", "%load_ext, torch imported"),
+            CELLS,
+            "compare('region, real engine, quiet', '%%deepseek optimize -q\\n')",
+            "compare('region, real engine', '%%deepseek optimize\\n')",
+        ):
+            print(kernel.ok(code, timeout_s=300).stdout, end="")
+    finally:
+        kernel.stop()
 
 
 if __name__ == "__main__":

@@ -164,7 +164,16 @@ class RecordingEngine(types.ModuleType):
         return [("captured inputs", 2**20)]
 
     def status(self) -> dict[str, Any]:
-        return {"installed": {"model": "onnxruntime"}, "num_runs": len(self.recorded)}
+        runs = [
+            {
+                "id": run.id,
+                "working": run.working,
+                "summary": "s",
+                "targets": {"model": {"model#1": "onnxruntime"}},
+            }
+            for run in self.recorded
+        ]
+        return {"runs": runs, "builder_pid": None}
 
 
 api = RecordingEngine()

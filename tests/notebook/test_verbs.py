@@ -46,14 +46,20 @@ def test_why_tells_breaks_and_fallbacks(decided: Kernel) -> None:
 
 
 def test_graph_is_grouped_by_module_with_lines(decided: Kernel) -> None:
-    lines = (decided.ok("%deepseek graph --view text").result or "").splitlines()
-    assert lines[0].startswith("model(float32[2, 4])  2 operations, 1 parameters, runs in onnxruntime")
-    assert [line.split() for line in lines[1:]] == [
-        ["layers.0"],
-        ["linear", "linear", "<-", "x,", "weight", "float32[2,", "4]", "line", "3"],
-        ["act"],
-        ["relu", "relu", "<-", "linear", "float32[2,", "4]", "line", "4"],
-    ]
+    text = decided.ok("%deepseek graph --view text").result or ""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0].startswith("model(float32[2, 4]) 2 operations, 1 parameters, runs in onnxruntime")
+    assert any(line.startswith("linear") and "2x4" in line and line.endswith("3") for line in lines), text
+    assert any("relu" in line and line.endswith("4") for line in lines), text
+    assert "layers.0" in text
+
+
+def test_graph_has_a_static_picture(decided: Kernel) -> None:
+    decided.ok("picture = %deepseek graph")
+    page = decided.value("picture._repr_mimebundle_()['text/html']")
+    assert "<svg" in page
+    assert "<script" not in page
+    assert len(page) < 200_000
 
 
 def test_verify(decided: Kernel) -> None:
@@ -67,7 +73,9 @@ def test_free_doctor_status(decided: Kernel) -> None:
     doctor = decided.ok("%deepseek doctor").result or ""
     assert doctor.startswith("doctor  1 of 2 checks failed")
     assert "make kernels" in doctor
-    assert "installed, model" in (decided.ok("%ds_status").result or "")
+    status = decided.ok("%ds_status").result or ""
+    assert "model#1 onnxruntime" in status
+    assert "every cell is a region  no" in status
 
 
 def test_config(decided: Kernel) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import itertools
+import textwrap
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.base.events import GraphNode
 from deepseek_lab.base.report import GraphRecord
 from deepseek_lab.notebook.host import Host, view_of
 from deepseek_lab.notebook.plan import Plan
@@ -15,6 +14,8 @@ from deepseek_lab.notebook.show import Shown
 from deepseek_lab.notebook.verbs import chosen_run
 
 _ENDS = {"input", "parameter", "output"}
+_MAX_PICTURES = 4
+"""Pictures of the largest graphs; more would outgrow what may stay in a notebook."""
 
 
 def run(plan: Plan, host: Host) -> Shown:
@@ -23,38 +24,39 @@ def run(plan: Plan, host: Host) -> Shown:
     if not report.graphs:
         raise TargetError("the run has captured no graph yet", hint="%deepseek why")
     records = list(report.graphs.values())
-    text = "\n\n".join(graph_text(record) for record in records)
-    html_text = "" if view_of(plan.command) == "text" else "\n".join(_picture(record) for record in records)
+    text = "\n\n".join(described(record) for record in records)
+    html_text = ""
+    if view_of(plan.command) != "text":
+        largest = sorted(records, key=lambda record: len(record.nodes), reverse=True)[:_MAX_PICTURES]
+        details = f"<details><summary>as text</summary><pre>{html.escape(text)}</pre></details>"
+        html_text = "\n".join([*(_picture(record) for record in largest), details])
     data = {"graphs": [dataclasses.asdict(record) for record in records]}
     return Shown(text, html_text=html_text, data=data)
 
 
-def graph_text(record: GraphRecord) -> str:
-    """A graph's operations under the modules that they belong to."""
-    shown = [node for node in record.nodes if node.op not in _ENDS]
-    num_parameters = sum(node.op == "parameter" for node in record.nodes)
-    head = f"{record.target}({record.signature})  {len(shown)} operations, {num_parameters} parameters"
-    lines = [f"{head}, runs in {record.chosen}"]
-    width = max((len(node.op) for node in shown), default=0)
-    for module, nodes in itertools.groupby(shown, key=lambda node: node.module):
-        lines.append(f"  {module or '(no module)'}")
-        lines += [f"    {_node(node, width)}" for node in nodes]
+def described(record: GraphRecord) -> str:
+    """A graph's operations under the modules that they belong to, as captured and as they run."""
+    from deepseek_lab import views
+
+    parts = [heading(record), textwrap.indent(views.graph_text(record.nodes), "  ")]
     if record.plan_nodes:
-        rewritten = [node for node in record.plan_nodes if node.op not in _ENDS]
-        lines.append(f"  as it runs in {record.chosen}: {len(rewritten)} operations")
-        lines += [f"    {_node(node, width)}" for node in rewritten]
-    return "\n".join(lines)
+        parts += [
+            f"as it runs in {record.chosen}",
+            textwrap.indent(views.graph_text(record.plan_nodes), "  "),
+        ]
+    return "\n".join(parts)
 
 
-def _node(node: GraphNode, width: int) -> str:
-    shape = f"{node.dtype}[{', '.join(map(str, node.shape))}]" if node.dtype else ""
-    where = f"line {node.line}" if node.line else ""
-    return f"{node.op:<{width}}  {node.name} <- {', '.join(node.inputs)}  {shape}  {where}".rstrip()
+def heading(record: GraphRecord) -> str:
+    """One line: what was called with what, how large the graph is, and what runs it."""
+    num_operations = sum(node.op not in _ENDS for node in record.nodes)
+    num_parameters = sum(node.op == "parameter" for node in record.nodes)
+    size = f"{num_operations} operations, {num_parameters} parameters"
+    return f"{record.target}({record.signature})  {size}, runs in {record.chosen}"
 
 
 def _picture(record: GraphRecord) -> str:
     from deepseek_lab import views
 
-    svg = views.graph_svg(record.nodes, title=record.target, plan_nodes=record.plan_nodes or None)
-    text = html.escape(graph_text(record))
-    return f"<div>{svg}</div><details><summary>as text</summary><pre>{text}</pre></details>"
+    svg = views.graph_svg(record.nodes, title=heading(record), plan_nodes=record.plan_nodes or None)
+    return f"<div>{svg}</div>"

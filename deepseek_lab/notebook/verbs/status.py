@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepseek_lab.notebook.host import Host
@@ -17,14 +18,16 @@ def run(plan: Plan, host: Host) -> Shown:
     if engine is None:
         rows.append(("engine", "not in use yet"))
     else:
-        rows += _flat("", engine.status())
-        rows += [(f"run {run.id}", run.report.summary()) for run in engine.runs()]
+        for key, value in engine.status().items():
+            rows += _runs(value) if key == "runs" else [(key.replace("_", " "), value)]
     return table("status", ("what", "state"), rows)
 
 
-def _flat(prefix: str, data: Any) -> list[tuple[str, Any]]:
+def _runs(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
-    for key, value in data.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        rows += _flat(f"{name}, ", value) if isinstance(value, dict) and value else [(name, value)]
+    for run in runs:
+        rows.append((f"run {run['id']}", f"{run['summary']}{', working' if run['working'] else ''}"))
+        for target, lanes in run["targets"].items():
+            states = ", ".join(f"{lane} {state}" for lane, state in lanes.items())
+            rows.append((f"  {target}", states or "not called yet"))
     return rows
