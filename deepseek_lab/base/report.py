@@ -216,7 +216,7 @@ class OptimizeReport:
         assert record is not None
         if record.chosen != "eager" and record.speedup is not None:
             low, high = self.speedup_ci95
-            line = f"optimize  {self.speedup:.2f}x (95% {low:.2f}-{high:.2f})  covered {self.coverage:.0%}"
+            line = f"{self.verb}  {self.speedup:.2f}x (95% {low:.2f}-{high:.2f})  covered {self.coverage:.0%}"
             line += f"  agrees with eager (max rel {self.max_rel_error:.0e})  {record.chosen}"
             calls = self.pays_off_after
             return line + (f"  pays off after {calls} calls" if calls is not None else "")
@@ -225,10 +225,10 @@ class OptimizeReport:
         if timed:
             best = max(timed, key=lambda row: row.speedup or 0.0)
             low, high = best.speedup_ci95 or (math.nan, math.nan)
-            return f"optimize  kept eager: best {best.speedup:.2f}x (95% {low:.2f}-{high:.2f}) by {best.name}"
+            return f"{self.verb}  kept eager: best {best.speedup:.2f}x (95% {low:.2f}-{high:.2f}) by {best.name}"
         if refused and not record.reason:
-            return f"optimize  refused {refused[0].name}: {refused[0].reason}"
-        return f"optimize  kept eager: {record.reason or 'no candidate could run this graph'}"
+            return f"{self.verb}  refused {refused[0].name}: {refused[0].reason}"
+        return f"{self.verb}  kept eager: {record.reason or 'no candidate could run this graph'}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data: what ``--to NAME`` binds shows this, and ``--save`` writes it."""

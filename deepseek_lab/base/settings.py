@@ -34,8 +34,9 @@ class Settings:
     """A single candidate that builds longer than this is stopped."""
     builder_memory_bytes: int = 0
     """Address-space limit of the builder process; 0 chooses three quarters of the machine's memory."""
-    builder_niceness: int = 5
-    """Scheduling niceness of the builder, so that the cell keeps its share of the processor."""
+    donated_share: float = 0.35
+    """While the builder gets no processor time because calls follow each other without a gap, each call is
+    followed by a pause of this share of its own time."""
     race_budget_s: float = 20.0
     """Time that racing one graph may take in the builder."""
     min_gain: float = 1.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import torch
@@ -11,23 +12,36 @@ from torch import fx
 from deepseek_lab.base.events import GraphNode
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
-_LIBRARY = re.compile(r"site-packages|dist-packages|/torch/|/lib/python3|deepseek_lab/engine/")
+_LIBRARY = re.compile(r"site-packages|dist-packages|/torch/|/lib/python3|/deepseek_lab/(engine|capture|notebook)/")
 _CALLER = re.compile(r"^L?\[?'?call'?\]?\.?(__self__)?\.?")
 
 
-def graph_nodes(module: fx.GraphModule) -> tuple[GraphNode, ...]:
-    """Records of a Dynamo graph's nodes in order."""
-    return tuple(_record(node) for node in module.graph.nodes)
+def graph_nodes(module: fx.GraphModule, site: tuple[str, int] = ("", 0)) -> tuple[GraphNode, ...]:
+    """Records of a Dynamo graph's nodes in order.
+
+    Operations inside of libraries are given to ``site``, the line of the user's that made the call.
+    """
+    return tuple(_record(node, site) for node in module.graph.nodes)
 
 
-def _record(node: fx.Node) -> GraphNode:
+def call_site() -> tuple[str, int]:
+    """File and line of the nearest calling frame that is the user's own."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not _LIBRARY.search(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return "", 0
+
+
+def _record(node: fx.Node, site: tuple[str, int]) -> GraphNode:
     value = node.meta.get("example_value")
     shape: tuple[int, ...] = ()
     dtype = ""
     if isinstance(value, torch.Tensor):
         shape = tuple(int(size) if not isinstance(size, torch.SymInt) else -1 for size in value.shape)
         dtype = str(value.dtype).removeprefix("torch.")
-    file, line = source_line(node.meta.get("stack_trace") or "")
+    file, line = source_line(node.meta.get("stack_trace") or "") or site
     return GraphNode(
         name=node.name,
         op=operation(node),
@@ -65,8 +79,8 @@ def module_path(node: fx.Node) -> str:
     return path.replace("._modules", "").strip(".")
 
 
-def source_line(stack_trace: str) -> tuple[str, int]:
-    """File and line of the innermost frame that is not a library's, else of the innermost frame."""
+def source_line(stack_trace: str) -> tuple[str, int] | None:
+    """File and line of the innermost frame that is not a library's; None where all are."""
     frames = [(match["file"], int(match["line"])) for match in _FRAME.finditer(stack_trace)]
     own = [frame for frame in frames if not _LIBRARY.search(frame[0])]
-    return (own or frames or [("", 0)])[-1]
+    return own[-1] if own else None

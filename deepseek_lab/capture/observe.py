@@ -30,6 +30,7 @@ class ModuleObserver:
         local, seen = self._local, self._seen
 
         def observed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             if getattr(local, "inside", False) or torch.compiler.is_compiling():
                 return original(module, *args, **kwargs)
             local.inside = True

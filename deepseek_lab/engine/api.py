@@ -73,9 +73,18 @@ def _checked(options: Options) -> Options:
         raise UsageError(
             f"there is no precision {options.precision!r}", hint=f"--precision {near or 'bf16'}"
         )
+    if options.device is not None and options.device not in ("cpu", *_accelerators()):
+        raise UsageError(
+            f"there is no device {options.device!r} here; there is {', '.join(('cpu', *_accelerators()))}",
+            hint="--device cpu",
+        )
     if options.tolerance is not None and not options.tolerance >= 0.0:
         raise UsageError(f"a tolerance of {options.tolerance} accepts nothing", hint="--tolerance 1e-4")
     return options
+
+
+def _accelerators() -> tuple[str, ...]:
+    return ("cuda",) if torch.cuda.is_available() else ()
 
 
 class Optimized:

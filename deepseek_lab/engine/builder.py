@@ -32,6 +32,30 @@ class Interrupted(BuildError):
     """The user asked for background work to end."""
 
 
+class _Meter:
+    """Says whether a process gets less than a third of one processor, every half second."""
+
+    def __init__(self, pid: int | None) -> None:
+        self._path = Path(f"/proc/{pid}/stat")
+        self._seconds, self._at, self._verdict = self._read(), time.monotonic(), False
+
+    def _read(self) -> float:
+        try:
+            fields = self._path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, IndexError, ValueError):
+            return 0.0
+
+    def starving(self) -> bool:
+        """The latest verdict."""
+        now = time.monotonic()
+        if now - self._at >= 0.5:
+            seconds = self._read()
+            self._verdict = (seconds - self._seconds) / (now - self._at) < 0.33
+            self._seconds, self._at = seconds, now
+        return self._verdict
+
+
 class Builder:
     """One builder process, started at first need and again after it died.
 
@@ -43,6 +67,8 @@ class Builder:
         self._connection: Any = None
         self._words: Any = None
         self._lock = threading.Lock()
+        self.starving = False
+        """Whether a request is under way that has had next to no processor time lately."""
 
     @property
     def pid(self) -> int | None:
@@ -62,7 +88,7 @@ class Builder:
         root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         environment.pop("PYTHONSTARTUP", None)
-        command = [sys.executable, "-c", _MAIN, str(theirs.fileno()), str(limit), str(settings.builder_niceness)]
+        command = [sys.executable, "-c", _MAIN, str(theirs.fileno()), str(limit)]
         with self._lock:
             self._process = subprocess.Popen(
                 command,
@@ -88,9 +114,11 @@ class Builder:
         """
         self.start()
         until = time.monotonic() + budget_s
+        meter = _Meter(self.pid)
         try:
             self._connection.send((method, arguments))
             while not self._connection.poll(0.05):
+                self.starving = meter.starving()
                 if stop():
                     self.kill()
                     raise Interrupted("stopped by the user")
@@ -102,6 +130,8 @@ class Builder:
             ok, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise BuilderDied(self._death()) from error
+        finally:
+            self.starving = False
         if not ok:
             raise BuildError(answer)
         return answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,12 +17,18 @@ from torch import Tensor, fx
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.settings import settings
-from deepseek_lab.capture.nodes import graph_nodes
+from deepseek_lab.capture.nodes import call_site, graph_nodes
 from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, lane_key, timed
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.tracing import Tracer, break_counts, break_reasons
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
+
+
+CAPTURE_S = 3.0
+"""What a first capture is taken to cost before one was measured."""
+SELDOM = 0.05
+"""A kind of call with less than this share of a target's time is not worth a capture."""
 
 
 class Dispatcher:
@@ -34,6 +41,7 @@ class Dispatcher:
         submit: Hands a captured graph to the workshop.
         emit: Takes events.
         run: The run's name.
+        starving: Whether the builder gets no processor time.
     """
 
     def __init__(
@@ -47,10 +55,11 @@ class Dispatcher:
         tolerance: float | None,
         submit: Callable[[Dispatcher, GraphRunner], None],
         emit: Callable[[ev.Event], None],
+        starving: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name, self.eager, self.module, self.run_id = name, eager, module, run
         self._precision, self._tolerance = precision, tolerance
-        self._submit, self._emit = submit, emit
+        self._submit, self._emit, self._starving = submit, emit, starving
         self.lanes: dict[Any, Lane] = {}
         self.runners: list[GraphRunner] = []
         self.stopped = False
@@ -63,6 +72,7 @@ class Dispatcher:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Make the call the best way known now."""
+        __tracebackhide__ = True
         if getattr(self._local, "inside", False) or torch.compiler.is_compiling():
             return self.eager(*args, **kwargs)
         training = self.module.training if self.module is not None else False
@@ -84,17 +94,20 @@ class Dispatcher:
                 return self._race_call(lane, args, kwargs)
             value, elapsed = timed(lambda: self.eager(*args, **kwargs))
             lane.eager_s = min(lane.eager_s or elapsed, elapsed)
+            self._donate(elapsed)
             return value
         finally:
             self._local.inside = False
 
     def _new(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        first = len(self.lanes) == 1 and not lane.shapes
+        __tracebackhide__ = True
+        # The first call is captured at once, unless it opens a generation: what pays there is the step.
+        first = len(self.lanes) == 1 and not lane.shapes and not self._looks_growing(kwargs)
         lane.shapes.add(exact_shapes(args, kwargs))
         if first:
             return self.capture(lane, args, kwargs, dynamic=False)
-        estimate = max((other.capture_s for other in self.lanes.values()), default=0.0)
-        if lane.missed_s * settings.retrace_budget > estimate > 0.0:
+        estimate = max((other.capture_s for other in self.lanes.values()), default=0.0) or CAPTURE_S
+        if lane.missed_s * settings.retrace_budget > estimate:
             return self.capture(lane, args, kwargs, dynamic=len(lane.shapes) > 1 or self._looks_growing(kwargs))
         lane.sample = (args, kwargs)
         value, elapsed = timed(lambda: self.eager(*args, **kwargs))
@@ -102,12 +115,18 @@ class Dispatcher:
         lane.eager_s = min(lane.eager_s or elapsed, elapsed)
         return value
 
+    def _donate(self, elapsed_s: float) -> None:
+        """Pause for a part of the call's own time when the builder gets none otherwise."""
+        if self._starving():
+            time.sleep(min(settings.donated_share * elapsed_s, 0.2))
+
     @staticmethod
     def _looks_growing(kwargs: dict[str, Any]) -> bool:
         """Whether the call carries a cache of keys and values, whose length grows at every step."""
         return kwargs.get("past_key_values") is not None
 
     def _fast(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        __tracebackhide__ = True
         assert self._tracer is not None
         before = sum(runner.num_calls for runner in lane.runners)
         self._local.inside = True
@@ -126,6 +145,7 @@ class Dispatcher:
         self._fell_back(lane, "the input differs from what was captured; run in eager mode")
         if lane.num_captures >= 3:
             lane.settle("eager", "its guards fail again and again")
+            self._decided(lane, "eager")
         elif lane.missed_s * settings.retrace_budget > max(lane.capture_s, 0.05):
             lane.state, lane.missed_s = "new", lane.capture_s / settings.retrace_budget + 1.0
             lane.sample = (args, kwargs)
@@ -134,12 +154,13 @@ class Dispatcher:
 
     def capture(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any], *, dynamic: bool) -> Any:
         """Make the call under Dynamo and hand what it captured to the workshop."""
+        __tracebackhide__ = True
         if len(self.runners) >= settings.max_graphs:
             lane.settle("eager", f"the target already has {settings.max_graphs} graphs")
             return self.eager(*args, **kwargs)
         if self._tracer is None:
             self._tracer = Tracer(self.eager, self._backend)
-        counts = break_counts()
+        counts, site = break_counts(), call_site()
         known = {id(runner): runner.num_calls for runner in self.runners}
         self._captured = []
         lane.num_captures += 1
@@ -148,6 +169,9 @@ class Dispatcher:
         for reason in break_reasons(counts):
             self._emit(ev.GraphBreak(run=self.run_id, target=self.name, reason=reason.splitlines()[0][:300]))
         hit = [r for r in self.runners if r.num_calls > known.get(id(r), 0)]
+        for runner in lane.runners:
+            if runner not in hit:
+                self._conclude(runner, "superseded by a later capture of the same kind of call")
         lane.runners = hit
         if not hit:
             lane.settle("eager", "nothing could be captured from the call")
@@ -159,7 +183,7 @@ class Dispatcher:
                     run=self.run_id,
                     target=self.name,
                     graph=runner.graph_id,
-                    nodes=graph_nodes(runner.graph_module),
+                    nodes=graph_nodes(runner.graph_module, site),
                     signature=runner.spec.signature if runner.spec else "",
                     capture_s=lane.capture_s / len(self._captured),
                     dynamic=runner.spec.dynamic if runner.spec else False,
@@ -203,6 +227,15 @@ class Dispatcher:
                 lane.race = type(lane.race)()
         self._submit(self, runner)
 
+    def _conclude(self, runner: GraphRunner, reason: str) -> None:
+        """The final word on a graph as it stands."""
+        chosen = runner.installed.name if runner.installed else "eager"
+        self._emit(
+            ev.Decided(
+                run=self.run_id, target=self.name, graph=runner.graph_id, chosen=chosen, reason=reason
+            )
+        )
+
     # -- decisions --------------------------------------------------------------------------------
 
     def advance(self) -> None:
@@ -221,6 +254,7 @@ class Dispatcher:
 
     def _race_call(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One of the user's calls as one sample of the race."""
+        __tracebackhide__ = True
         assert self._tracer is not None
         tracer = self._tracer
         fast = lane.race.arm == "fast"
@@ -234,6 +268,7 @@ class Dispatcher:
         return value
 
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        __tracebackhide__ = True
         return self.eager(*args, **kwargs)
 
     def _judge(self, lane: Lane) -> None:
@@ -245,10 +280,7 @@ class Dispatcher:
         if kept:
             lane.settle("fast", ratio=ratio)
             for runner in lane.runners:
-                name = runner.installed.name if runner.installed else "eager"
-                self._emit(
-                    ev.Decided(run=self.run_id, target=self.name, graph=runner.graph_id, chosen=name)
-                )
+                self._conclude(runner, "")
         else:
             low, high = ratio.ci95
             reason = f"in your own calls it was {ratio.speedup:.2f}x (95% {low:.2f}-{high:.2f})"
@@ -313,6 +345,10 @@ class Dispatcher:
         if lane.sample is not None:
             args, kwargs = lane.sample
             if lane.state == "new":
+                total = sum(other.missed_s for other in self.lanes.values())
+                if lane.missed_s < SELDOM * total:
+                    lane.settle("eager", "seldom called")
+                    return True
                 args, kwargs = copy.deepcopy((args, kwargs))
                 growing = len(lane.shapes) > 1 or self._looks_growing(kwargs)
                 with self._replaying():
@@ -330,18 +366,17 @@ class Dispatcher:
         if reason is not None:
             lane.settle("fast", reason)
             for runner in lane.runners:
-                name = runner.installed.name if runner.installed else "eager"
-                self._emit(
-                    ev.Decided(
-                        run=self.run_id, target=self.name, graph=runner.graph_id, chosen=name, reason=reason
-                    )
-                )
+                self._conclude(runner, reason)
             return
         args, kwargs = lane.sample
         with self._replaying():
             while lane.state == "racing" and not until():
-                own_args, own_kwargs = _copied(args), _copied(kwargs)
-                self._race_call(lane, own_args, own_kwargs)
+                missed = lane.missed_s
+                self._race_call(lane, _copied(args), _copied(kwargs))
+                if lane.state == "racing" and lane.missed_s > missed:
+                    lane.settle("fast", "measured by the builder; the call cannot be repeated as it was")
+                    for runner in lane.runners:
+                        self._conclude(runner, lane.reason)
 
     def _cannot_replay(self, lane: Lane) -> str | None:
         if lane.num_breaks or len(lane.runners) != 1:

@@ -84,6 +84,7 @@ def wrapping(function: Callable[..., Any], call: Callable[..., Any]) -> Callable
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         return call(*args, **kwargs)
 
     return wrapper

@@ -143,6 +143,7 @@ class Lane:
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     """A call's value and its seconds."""
+    __tracebackhide__ = True
     start = time.perf_counter()
     value = call()
     return value, time.perf_counter() - start

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,26 @@ ALLOWED_ERROR: dict[str, float] = {"float32": 1e-5, "bf16": 5e-2, "fp16": 1e-2, 
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """Shape, strides and dtype of one graph input; ``dynamic`` lists the dimensions that vary."""
+    """Shape, strides and dtype of one graph input.
+
+    ``dynamic`` lists the dimensions that vary and ``symbols`` what Dynamo calls their sizes: dimensions of one
+    symbol always have one size.
+    """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: str
     dynamic: tuple[int, ...] = ()
+    symbols: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, tensor: Tensor, dynamic: tuple[int, ...] = ()) -> TensorSpec:
+    def of(cls, tensor: Tensor, symbols: Mapping[int, str] | None = None) -> TensorSpec:
         """The spec of a real tensor."""
-        return cls(tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype).removeprefix("torch."), dynamic)
+        varying = symbols or {}
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(
+            tuple(tensor.shape), tuple(tensor.stride()), dtype, tuple(varying), tuple(varying.values())
+        )
 
     def __str__(self) -> str:
         dims = ",".join("*" if i in self.dynamic else str(n) for i, n in enumerate(self.shape))
@@ -96,12 +105,12 @@ def _dynamic_dims(node: fx.Node) -> dict[int, Any]:
     }
 
 
-def normalise(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[int, ...], tuple[tuple[int, ...], ...]]:
+def normalise(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[int, ...], tuple[dict[int, str], ...]]:
     """Rewrite a Dynamo graph so that every input is a tensor.
 
     Returns:
         The rewritten copy; the positions of Dynamo's arguments that it takes, in order; and for each of
-        them the dimensions that vary.
+        them the dimensions that vary with their symbols.
 
     Raises:
         CaptureError: an input or output is neither a tensor nor a size that a tensor input carries.
@@ -149,7 +158,8 @@ def normalise(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[int, 
     graph.lint()
     module.recompile()
     positions = tuple(index for index, node in enumerate(placeholders) if node in tensors)
-    return module, positions, tuple(tuple(_dynamic_dims(node)) for node in tensors)
+    varying = tuple({dim: str(expr) for dim, expr in _dynamic_dims(node).items()} for node in tensors)
+    return module, positions, varying
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[TensorSpec], precision: str, tolerance: float | None) -> str:

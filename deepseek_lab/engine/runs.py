@@ -22,7 +22,7 @@ from deepseek_lab.base.settings import settings
 from deepseek_lab.capture.observe import ModuleObserver, called_names
 from deepseek_lab.engine import candidates as registry
 from deepseek_lab.engine.dispatch import Dispatcher
-from deepseek_lab.engine.functions import wrapping
+from deepseek_lab.engine.functions import is_stub, reference_for, wrapping
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.workshop import Job, Workshop
 from deepseek_lab.measure import machine
@@ -104,9 +104,11 @@ class Run:
             )
         )
         for name, target in targets.items():
+            if isinstance(target, types.FunctionType) and is_stub(target):
+                target = reference_for(target, self.options.like, namespace)
             attached = self.attach(name, target)
             if isinstance(target, types.FunctionType) and name in namespace:
-                self._rebind(namespace, name, target, attached)
+                self._rebind(namespace, name, namespace[name], attached)
         if observe and not targets:
             self._observe(namespace)
 
@@ -225,6 +227,7 @@ class Run:
             tolerance=self.options.tolerance,
             submit=self.submit,
             emit=self.emit,
+            starving=lambda: workshop().builder.starving,
         )
         self.dispatchers[unique] = dispatcher
         return dispatcher

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,6 +95,8 @@ class GraphRunner:
         self.eager: Callable[..., Any] = graph_module.forward
         self.num_calls = 0
         self.installed: Installed | None = None
+        self.artifact: Path | None = None
+        """Where the store keeps the files of what is installed; None when it keeps none."""
         self.decided = False
         self.trains = False
         self.refusal: str | None = None
@@ -157,7 +160,7 @@ class GraphRunner:
         weights = tuple(arguments[position].detach() for position in self._weight_positions)
         live = tuple(arguments[position].detach() for position in self._live_positions)
         specs = tuple(
-            TensorSpec.of(arguments[position], spec.dynamic)
+            TensorSpec.of(arguments[position], dict(zip(spec.dynamic, spec.symbols, strict=True)))
             for position, spec in zip(self._positions, self.spec.inputs, strict=True)
         )
         return Problem(dataclasses.replace(self.spec, inputs=specs), self.graph, weights, live)
@@ -168,6 +171,11 @@ class GraphRunner:
         if arguments is not None:
             self._weights = tuple(arguments[position] for position in self._weight_positions)
         return self._weights
+
+    def live_sources(self) -> tuple[Any, ...]:
+        """Dynamo's word for where each live input was found, such as ``L['kwargs']['input_ids']``."""
+        placeholders = [node for node in self.graph_module.graph.nodes if node.op == "placeholder"]
+        return tuple(getattr(placeholders[position], "_dynamo_source", None) for position in self._live_positions)
 
     def random_problem(self, seed: int) -> Problem | None:
         """The graph with its weights and random live inputs in the ranges that were seen at capture."""
@@ -182,6 +190,7 @@ class GraphRunner:
 
     def install(self, candidate: Candidate, program: Program, guard: WeightGuard | None, order: Any) -> None:
         """Use ``program`` from the next call on."""
+        self.artifact = None
         self.installed = Installed(candidate.name, program, guard if candidate.bakes_weights else None, order)
 
     def uninstall(self) -> None:

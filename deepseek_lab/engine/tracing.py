@@ -18,6 +18,7 @@ _numbers = itertools.count(1)
 
 
 def _entry(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    __tracebackhide__ = True
     return call(*args, **kwargs)
 
 
@@ -56,6 +57,7 @@ class Tracer:
 
     def capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, dynamic: bool) -> tuple[Any, float]:
         """Make the call, capturing what has not been captured. Returns its value and the seconds it took."""
+        __tracebackhide__ = True
         before = torch._dynamo.utils.counters["graph_break"].total()
         start = time.perf_counter()
         with _capture_settings():
@@ -66,6 +68,7 @@ class Tracer:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make the call with captured graphs where their guards hold, in eager mode elsewhere."""
+        __tracebackhide__ = True
         return self._run(self._call, args, kwargs)
 
 

@@ -173,8 +173,13 @@ def agreement(
     eager's unless a precision was given away.
     """
     worst, worst_eager, detail, ok = 0.0, 0.0, "", True
+    owners: list[Tensor] = []  # inputs and results of every set, held so that memory shared with one shows
     for case in expected:
-        outputs = run(tuple(t.clone() for t in case.live))
+        live = tuple(t.clone() for t in case.live)
+        outputs = run(live)
+        if (broken := _broken_promise(case.live, live, outputs, owners)) is not None:
+            return Agreement(False, math.inf, 0.0, f"{broken} on {case.label}")
+        owners += (*live, *outputs)
         if len(outputs) != len(case.eager):
             return Agreement(False, math.inf, 0.0, f"{len(outputs)} outputs instead of {len(case.eager)}")
         for index, (value, eager, reference) in enumerate(zip(outputs, case.eager, case.reference, strict=True)):
@@ -192,3 +197,19 @@ def agreement(
                 detail = f"differs at output {index} (max rel {error:.1g}, allowed {allowed:.1g}) on {case.label}"
             worst = max(worst, error)
     return Agreement(ok, worst, worst_eager, detail)
+
+
+def _broken_promise(
+    given: Sequence[Tensor], live: Sequence[Tensor], outputs: Sequence[Tensor], owners: Sequence[Tensor]
+) -> str | None:
+    """How a candidate changed its inputs or shares memory, which neither eager nor the contract does; or None."""
+    for index, (before, after) in enumerate(zip(given, live, strict=True)):
+        if relative_error(after, before) != 0.0:
+            return f"changes input {index}"
+    taken = {t.untyped_storage().data_ptr() for t in (*live, *owners) if t.numel()}
+    for index, tensor in enumerate(outputs):
+        if tensor.numel() and (storage := tensor.untyped_storage().data_ptr()) in taken:
+            return f"output {index} shares memory with an input or with another result"
+        elif tensor.numel():
+            taken.add(storage)
+    return None

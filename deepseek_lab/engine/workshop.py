@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import os
 import queue
 import shutil
 import threading
@@ -21,9 +22,9 @@ from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import ArtifactError, BuildError, CaptureError
 from deepseek_lab.base.settings import settings
 from deepseek_lab.engine import candidates as registry
-from deepseek_lab.engine.builder import Builder, BuilderTimeout, Interrupted
+from deepseek_lab.engine.builder import Builder, BuilderDied, BuilderTimeout, Interrupted
 from deepseek_lab.engine.builder_process import Analysis
-from deepseek_lab.engine.candidates import Candidate
+from deepseek_lab.engine.candidates import Candidate, NotApplicable
 from deepseek_lab.engine.guards import WeightGuard
 from deepseek_lab.engine.problem import Problem, weights_digest
 from deepseek_lab.engine.runtime import GraphRunner
@@ -83,6 +84,7 @@ class Workshop:
                 self._thread.start()
 
     def _work(self) -> None:
+        _stand_back()
         while True:
             try:
                 job = self._queue.get(timeout=30.0)
@@ -164,6 +166,7 @@ class Workshop:
                 return False
             order = tuple(None if one is None else tuple(one) for one in record["output_order"])
             job.runner.install(chosen[name], program, guard, order)
+            job.runner.artifact = entry.directory
         for data in record["candidates"]:
             event = ev.from_dict({**data, "run": job.run, "graph": job.runner.graph_id, "cached": True})
             job.emit(event)
@@ -201,9 +204,14 @@ class Workshop:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _open(self, job: Job, scratch: Path) -> Analysis:
-        found = self.builder.ask(
-            "open", str(scratch / "problem"), budget_s=settings.build_budget_s, stop=job.stop.is_set
-        )
+        try:
+            found = self.builder.ask(
+                "open", str(scratch / "problem"), budget_s=settings.build_budget_s, stop=job.stop.is_set
+            )
+        except (BuilderDied, BuilderTimeout, Interrupted):
+            raise
+        except BuildError as error:
+            raise BuildError(f"the builder could not open the graph: {error.message}") from error
         assert isinstance(found, Analysis)
         return found
 
@@ -251,7 +259,9 @@ class Workshop:
                 ended[name] = verdict("failed", error.message, build_s=time.monotonic() - start)
                 continue
             except BuildError as error:
-                ended[name] = verdict("failed", error.message, build_s=time.monotonic() - start)
+                kind, _, words = error.message.partition(": ")
+                status = ("skipped", words) if kind == NotApplicable.__name__ else ("failed", error.message)
+                ended[name] = verdict(*status, build_s=time.monotonic() - start)
                 continue
             numbers: dict[str, Any] = {
                 "build_s": build_s,
@@ -322,7 +332,8 @@ class Workshop:
     ) -> None:
         """Race those that are near the best once more, all in one go, and install the winner."""
         if not built:
-            job.reason = job.reason or "no candidate could run this graph"
+            if not any(event.status == "refused" for event in ended.values()):
+                job.reason = job.reason or "no candidate could run this graph"
             return
         fastest = max(one.ratio.speedup for one in built.values())
         finalists = [n for n, one in built.items() if one.ratio.speedup >= FINAL_RACE_SHARE * fastest]
@@ -377,9 +388,20 @@ class Workshop:
             "candidates": [event.to_dict() for event in ended.values()],
         }
         try:
-            self.store.put(key, scratch, record)
+            job.runner.artifact = self.store.put(key, scratch, record).directory
         except ArtifactError as error:
             job.emit(ev.Noted(run=job.run, text=f"not remembered for the next kernel: {error.message}"))
+
+
+def _stand_back() -> None:
+    """Let this thread have only the processor time that nobody else wants.
+
+    A thread that takes a core away from eager's OpenMP team for a moment stalls the whole team at its next
+    barrier: one busy thread of ordinary priority made a two-thread model 50 times slower here. Threads that
+    backends start from here run at the ordinary priority again.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 def _passing(event: ev.CandidateEnded) -> bool:

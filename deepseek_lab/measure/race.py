@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 BLOCK_S = 0.03
+MAX_SWITCHES = 3
+"""Involuntary context switches that a block may suffer and still count as undisturbed."""
 
 
 def median_ci95(values: Sequence[float]) -> tuple[float, float]:
@@ -72,6 +75,11 @@ def time_block(call: Callable[[], object], block_s: float = BLOCK_S, max_calls: 
     return times[len(times) // 4]
 
 
+def involuntary_switches() -> int:
+    """How often this process was put aside for another one so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
 def race(
     calls: Mapping[str, Callable[[], object]],
     base: str,
@@ -83,14 +91,26 @@ def race(
 ) -> dict[str, Ratio]:
     """Race all of ``calls`` against ``base``, interleaved, order reversed every round.
 
-    Ends after ``max_rounds``, or after ``min_rounds`` once the time budget is used up.
+    A round in which other processes took the processor away is repeated while the time budget lasts. Ends after
+    ``max_rounds``, or after ``min_rounds`` once the time budget is used up.
     """
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
     start = time.perf_counter()
-    for number in range(max_rounds):
+    disturbed: dict[str, list[float]] = {name: [] for name in names}
+    number = 0
+    while len(times[base]) < max_rounds:
+        before = involuntary_switches()
+        seconds = {}
         for name in names if number % 2 == 0 else reversed(names):
-            times[name].append(time_block(calls[name]))
-        if should_stop() or (number + 1 >= min_rounds and time.perf_counter() - start > budget_s):
+            seconds[name] = time_block(calls[name])
+        quiet = involuntary_switches() - before <= MAX_SWITCHES * len(names)
+        for name in names:
+            (times if quiet else disturbed)[name].append(seconds[name])
+        number += 1
+        if should_stop() or (number >= min_rounds and time.perf_counter() - start > budget_s):
             break
+    if len(times[base]) < min_rounds:
+        for name in names:
+            times[name].extend(disturbed[name])
     return {name: Ratio.of(times[base], times[name]) for name in names if name != base}

@@ -7,13 +7,14 @@ under the entry-point group ``deepseek_lab.candidates``, exactly as the built-in
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 from importlib import metadata, util
 from pathlib import Path
 
 from torch import Tensor
 
-from deepseek_lab.base.errors import UsageError, nearest
+from deepseek_lab.base.errors import BuildError, UsageError, nearest
 from deepseek_lab.engine.problem import Problem, Spec
 
 GROUP = "deepseek_lab.candidates"
@@ -23,6 +24,10 @@ Program = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 
 It changes neither its inputs nor anything else, and its outputs share memory with nothing.
 """
+
+
+class NotApplicable(BuildError):
+    """The graph offers this candidate nothing to do; it is skipped rather than failed."""
 
 
 class Candidate(abc.ABC):
@@ -74,15 +79,16 @@ class Candidate(abc.ABC):
         return f"# {self.name}: {len(spec.live)} live inputs, {sum(spec.is_weight)} weights\n"
 
 
+@functools.cache
 def registered() -> dict[str, Candidate]:
     """Every registered candidate by name, in building order. One that fails to import is left out."""
     found: dict[str, Candidate] = {}
     for entry in metadata.entry_points(group=GROUP):
         try:
             loaded = entry.load()
-        except ImportError:
+            candidate = loaded() if isinstance(loaded, type) else loaded
+        except Exception:  # a stranger's broken distribution must not cost the candidates that work
             continue
-        candidate = loaded() if isinstance(loaded, type) else loaded
         if isinstance(candidate, Candidate):
             found[candidate.name] = candidate
     return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))

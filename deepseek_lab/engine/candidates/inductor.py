@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import Dim
 
 from deepseek_lab.engine.candidates import Candidate, Program
+from deepseek_lab.engine.lowering import exported
 from deepseek_lab.engine.problem import Problem, Spec
 
 
@@ -35,14 +35,9 @@ class InductorCandidate(Candidate):
 
     def build(self, problem: Problem, directory: Path) -> None:
         """Compile with g++ into a package."""
-        shapes = None
-        if problem.spec.dynamic:
-            shapes = (tuple({dim: Dim.AUTO for dim in spec.dynamic} for spec in problem.spec.inputs),)
+        program = exported(_Flat(problem.graph), problem.arguments(), problem.spec.inputs)
         with torch.no_grad():
-            exported = torch.export.export(
-                _Flat(problem.graph), tuple(problem.arguments()), dynamic_shapes=shapes, strict=False
-            )
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(directory / "model.pt2"))
+            torch._inductor.aoti_compile_and_package(program, package_path=str(directory / "model.pt2"))
 
     def load(self, directory: Path, spec: Spec) -> Program:
         """Load the package in this process."""

@@ -50,6 +50,7 @@ class OpenVINOCandidate(Candidate):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": spec.num_threads,
             "ENABLE_CPU_PINNING": False,
+            "COMPILATION_NUM_THREADS": 1,
         }
         core = ov.Core()
         if spec.precision == "fp16" and "FP16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -1,0 +1,56 @@
+"""ExecuTorch with the XNNPACK delegate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from deepseek_lab.engine.candidates import Candidate, Program
+from deepseek_lab.engine.lowering import export
+from deepseek_lab.engine.problem import Problem, Spec
+
+
+class ExecuTorchCandidate(Candidate):
+    """Lowers the exported graph to XNNPACK; best on small convolutional networks."""
+
+    name = "executorch"
+    requires = ("executorch",)
+    runs_dynamic = False
+    order = 35
+
+    def build(self, problem: Problem, directory: Path) -> None:
+        """Partition for XNNPACK and write a ``.pte`` file."""
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        logging.getLogger("executorch").setLevel(logging.ERROR)
+        program = to_edge_transform_and_lower(export(problem), partitioner=[XnnpackPartitioner()])
+        with (directory / "model.pte").open("wb") as stream:
+            program.to_executorch().write_to_file(stream)
+
+    def load(self, directory: Path, spec: Spec) -> Program:
+        """Load the program in ExecuTorch's runtime."""
+        from executorch.runtime import Runtime
+
+        loaded = Runtime.get().load_program(directory / "model.pte")
+        method = loaded.load_method("forward")
+        assert method is not None
+
+        def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+            results = method.execute([tensor.detach().contiguous() for tensor in live])
+            return [result.clone() for result in results]
+
+        return program
+
+    def plan(self, spec: Spec) -> str:
+        """The plan in ExecuTorch's words."""
+        return (
+            "method = executorch.runtime.Runtime.get().load_program('model.pte').load_method('forward')\n"
+            "outputs = method.execute(inputs)\n"
+        )
+
+
+CANDIDATE = ExecuTorchCandidate()

@@ -1,0 +1,209 @@
+"""What a graph does besides returning values: random numbers, memory that is shared, updates in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import deepseek_lab
+from tests.engine.cases import WIDTH, decided, equal, installed, pristine, reasons, rows, tower
+
+pytestmark = pytest.mark.usefixtures("strangers")
+
+
+class _Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(tower(self.linear(x)))
+
+
+RANDOM: dict[str, Callable[[Tensor], Tensor]] = {
+    "rand_like": lambda x: tower(x) + torch.rand_like(x),
+    "randn": lambda x: tower(x) + torch.randn(WIDTH),
+    "bernoulli": lambda x: tower(x) * torch.bernoulli(torch.full_like(x, 0.5)),
+    "in place": lambda x: tower(x) + torch.empty_like(x).normal_(),
+    "multinomial": lambda x: tower(x) + torch.multinomial(torch.ones(64), 1),
+    "permutation": lambda x: tower(x)[torch.randperm(64)] * 1.0,
+    "dropout": lambda x: F.dropout(tower(x), 0.3),
+    "attention with dropout": lambda x: F.scaled_dot_product_attention(
+        tower(x)[None], x[None], x[None], dropout_p=0.5
+    ),
+    "gumbel": lambda x: F.gumbel_softmax(tower(x)),
+}
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_random_operation_draws_eagers_own_stream(kind: str) -> None:
+    function, x = RANDOM[kind], rows()
+    fast = decided(function, x)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        got = [fast(x) for _ in range(2)]
+        after = torch.get_rng_state()
+        torch.manual_seed(seed)
+        wanted = [function(x) for _ in range(2)]
+        equal(got, wanted)
+        assert torch.equal(after, torch.get_rng_state())
+    assert fast.report.chosen == "eager"
+    assert "random numbers" in reasons(fast)
+
+
+def test_dropout_in_training_and_evaluation() -> None:
+    module, x = _Dropping().eval(), rows()
+    fast, twin = installed(module, x), pristine(module)
+    with torch.no_grad():
+        for training in (True, False):
+            module.train(training), twin.train(training)  # type: ignore[attr-defined]
+            torch.manual_seed(5)
+            got = [fast(x), fast(x)]
+            torch.manual_seed(5)
+            equal(got, [twin(x), twin(x)])
+
+
+def test_random_stream_is_untouched_by_optimising() -> None:
+    module, x = _Dropping().eval(), rows()
+    before = torch.get_rng_state()
+    fast = deepseek_lab.optimize(module, backends=("planted-fast",))
+    with torch.no_grad():
+        fast(x)
+        deepseek_lab.wait(120)
+        fast(x)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+ALIASING: dict[str, Callable[[Tensor], object]] = {
+    "the input itself": lambda x: (tower(x) + 1.0, x),
+    "a view of the input": lambda x: (tower(x) + 1.0, x[1:]),
+    "a reshaped input": lambda x: (tower(x) + 1.0, x.reshape(-1)),
+    "contiguous input": lambda x: (tower(x) + 1.0, x.contiguous()),
+    "a result and its view": lambda x: (h := tower(x) + 1.0, h.t()),
+    "one result twice": lambda x: (h := tower(x) + 1.0, h),
+    "two views of one": lambda x: (tower(x) + 1.0).chunk(2),
+    "an expanded result": lambda x: (tower(x) + 1.0)[:1].expand(64, WIDTH),
+    "a detached result": lambda x: (h := tower(x) + 1.0, h.detach()),
+}
+
+
+@pytest.mark.parametrize("kind", ALIASING)
+def test_results_that_share_memory_still_do(kind: str) -> None:
+    function = ALIASING[kind]
+    fast = decided(function, rows())
+
+    def after_writing(call: Callable[[Tensor], object]) -> tuple[object, Tensor]:
+        torch.manual_seed(7)
+        x = rows()
+        value = call(x)
+        parts = value if isinstance(value, tuple | list) else (value,)
+        for number, part in enumerate(parts):
+            if not (part.stride()[0] == 0 and part.shape[0] > 1):
+                part.mul_(number + 2.0)
+        return [part.clone() for part in parts], x
+
+    for _ in range(2):
+        equal(after_writing(fast), after_writing(function))
+
+
+def test_input_updated_in_place() -> None:
+    def update(x: Tensor, total: Tensor) -> Tensor:
+        total.add_(tower(x))
+        return total.sum() + x
+
+    fast = decided(update, rows(), torch.zeros(64, WIDTH))
+    x, mine, theirs = rows(), torch.zeros(64, WIDTH), torch.zeros(64, WIDTH)
+    for _ in range(3):
+        equal(fast(x, mine), update(x, theirs))
+        equal(mine, theirs)
+    assert "updates input" in reasons(fast)
+
+
+def test_input_updated_in_place_and_waiting_repeats_no_update() -> None:
+    """Racing repeats the last call; a call that changes its inputs must not be repeated on them."""
+
+    def update(x: Tensor, total: Tensor) -> Tensor:
+        total += 1.0
+        print(end="")  # Python between two graphs
+        return tower(x) * 2.0
+
+    total = torch.zeros(3)
+    fast = deepseek_lab.optimize(update, backends=("planted-fast",))
+    for _ in range(3):
+        fast(rows(), total)
+    deepseek_lab.wait(120)
+    equal(total, torch.full((3,), 3.0))
+    fast(rows(), total)
+    equal(total, torch.full((3,), 4.0))
+
+
+def test_batch_norm_in_training_updates_its_buffers() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(WIDTH, WIDTH)
+            self.norm = nn.BatchNorm1d(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(tower(self.linear(x)))
+
+    module = Normed().train()
+    twin = pristine(module)
+    fast = deepseek_lab.optimize(module, backends=("planted-fast",))
+    inputs = [rows() for _ in range(4)]
+    with torch.no_grad():
+        for x in inputs[:3]:
+            equal(fast(x), twin(x))
+        deepseek_lab.wait(120)
+        equal(fast(inputs[3]), twin(inputs[3]))
+        equal(module.state_dict(), twin.state_dict())  # type: ignore[attr-defined]
+        assert int(module.norm.num_batches_tracked) == 4
+        assert "in place" in reasons(fast)
+        module.eval(), twin.eval()  # type: ignore[attr-defined]
+        for _ in range(2):
+            equal(fast(inputs[0]), twin(inputs[0]))
+        deepseek_lab.wait(120)
+        equal(fast(inputs[1]), twin(inputs[1]))
+
+
+def test_buffer_assigned_in_forward() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = self.seen + 1.0
+            return tower(x) * self.seen
+
+    module, x = Counting(), rows()
+    twin = pristine(module)
+    fast = deepseek_lab.optimize(module, backends=("planted-fast",))
+    for _ in range(2):
+        equal(fast(x), twin(x))
+    deepseek_lab.wait(120)
+    for _ in range(2):
+        equal(fast(x), twin(x))
+    equal(module.seen, twin.seen)  # type: ignore[attr-defined]
+
+
+def test_global_that_the_function_writes() -> None:
+    log: list[int] = []
+
+    def noting(x: Tensor) -> Tensor:
+        log.append(len(log))
+        return tower(x) + 1.0
+
+    x = rows()
+    fast = deepseek_lab.optimize(noting, backends=("planted-fast",))
+    equal(fast(x), x + 1.0)
+    deepseek_lab.wait(120)
+    assert log == [0]
+    for _ in range(3):
+        equal(fast(x), x + 1.0)
+    assert log == [0, 1, 2, 3]
