@@ -211,7 +211,8 @@ class OptimizeReport:
             return f"{self.verb or 'optimize'}  {self.notes[-1] if self.notes else 'nothing captured yet'}"
         if not self.decided:
             waiting = sum(not record.decided for record in self.graphs.values())
-            return f"{self.verb or 'optimize'}  working: {waiting} of {len(self.graphs)} graphs undecided, eager meanwhile"
+            verb, total = self.verb or "optimize", len(self.graphs)
+            return f"{verb}  working: {waiting} of {total} graphs undecided, eager meanwhile"
         record = self.main_graph
         assert record is not None
         if record.chosen != "eager" and record.speedup is not None:
@@ -225,7 +226,9 @@ class OptimizeReport:
         if timed:
             best = max(timed, key=lambda row: row.speedup or 0.0)
             low, high = best.speedup_ci95 or (math.nan, math.nan)
-            return f"{self.verb}  kept eager: best {best.speedup:.2f}x (95% {low:.2f}-{high:.2f}) by {best.name}"
+            return (
+                f"{self.verb}  kept eager: best {best.speedup:.2f}x (95% {low:.2f}-{high:.2f}) by {best.name}"
+            )
         if refused and not record.reason:
             return f"{self.verb}  refused {refused[0].name}: {refused[0].reason}"
         return f"{self.verb}  kept eager: {record.reason or 'no candidate could run this graph'}"

@@ -12,7 +12,9 @@ from torch import fx
 from deepseek_lab.base.events import GraphNode
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
-_LIBRARY = re.compile(r"site-packages|dist-packages|/torch/|/lib/python3|/deepseek_lab/(engine|capture|notebook)/")
+_LIBRARY = re.compile(
+    r"site-packages|dist-packages|/torch/|/lib/python3|/deepseek_lab/(engine|capture|notebook)/"
+)
 _CALLER = re.compile(r"^L?\[?'?call'?\]?\.?(__self__)?\.?")
 
 
@@ -63,7 +65,7 @@ def operation(node: fx.Node) -> str:
         return "output" if node.op == "output" else "constant"
     if node.op == "call_method":
         return str(node.target)
-    target = node.target
+    target: Any = node.target
     name = getattr(target, "__name__", str(target))
     return str(name).rpartition(".")[0] if isinstance(target, torch._ops.OpOverload) else str(name)
 

@@ -17,7 +17,20 @@ from deepseek_lab.engine.functions import is_stub, reference_for
 from deepseek_lab.engine.problem import PRECISIONS
 from deepseek_lab.engine.runs import Options, Run, workshop
 
-__all__ = ["Optimized", "Options", "Run", "doctor", "free", "last_run", "open_run", "optimize", "runs", "status", "verify", "wait"]
+__all__ = [
+    "Optimized",
+    "Options",
+    "Run",
+    "doctor",
+    "free",
+    "last_run",
+    "open_run",
+    "optimize",
+    "runs",
+    "status",
+    "verify",
+    "wait",
+]
 
 _RUNS: list[Run] = []
 
@@ -54,7 +67,8 @@ def open_run(
         targets: Modules and functions by name; empty with ``observe`` finds them from the cell's calls.
         observe: Watch which modules and functions the cell itself calls.
         namespace: The notebook's names.
-        source, cell: The cell's text and its file name.
+        source: The cell's text.
+        cell: The cell's file name.
         options: What the user gave away or asked for.
 
     Raises:
@@ -70,9 +84,7 @@ def open_run(
 def _checked(options: Options) -> Options:
     if options.precision is not None and options.precision not in PRECISIONS:
         near = nearest(options.precision, PRECISIONS)
-        raise UsageError(
-            f"there is no precision {options.precision!r}", hint=f"--precision {near or 'bf16'}"
-        )
+        raise UsageError(f"there is no precision {options.precision!r}", hint=f"--precision {near or 'bf16'}")
     if options.device is not None and options.device not in ("cpu", *_accelerators()):
         raise UsageError(
             f"there is no device {options.device!r} here; there is {', '.join(('cpu', *_accelerators()))}",
@@ -239,7 +251,8 @@ def wait(timeout_s: float | None = None) -> bool:
         Whether everything is decided.
     """
     until = time.monotonic() + (timeout_s if timeout_s is not None else 1e9)
-    return all([run.wait(until) for run in _RUNS if run.undecided])
+    decided = [run.wait(until) for run in _RUNS if run.undecided]
+    return all(decided)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +282,9 @@ def verify(run: Run, fresh_inputs: int = 3) -> list[Checked]:
         for runner in dispatcher.runners:
             installed, problem = runner.installed, runner.random_problem(run.options.seed or 0)
             if installed is None or problem is None:
-                made.append(Checked(dispatcher.name, runner.graph_id, "eager", 0.0, 0.0, True, "eager itself"))
+                made.append(
+                    Checked(dispatcher.name, runner.graph_id, "eager", 0.0, 0.0, True, "eager itself")
+                )
                 continue
             expected = checks.expectations(problem, fresh_inputs, run.options.seed or 0)
             with torch.no_grad():

@@ -82,7 +82,7 @@ class Builder:
             return
         self._release()
         ours, theirs = multiprocessing.Pipe()
-        self._words = tempfile.TemporaryFile()
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process, see _release
         limit = settings.builder_memory_bytes or machine.memory_bytes() * 3 // 4
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
         root = str(Path(__file__).resolve().parents[2])

@@ -20,10 +20,9 @@ from deepseek_lab.base.settings import settings
 from deepseek_lab.capture.nodes import call_site, graph_nodes
 from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, lane_key, timed
 from deepseek_lab.engine.runtime import GraphRunner
-from deepseek_lab.engine.tracing import Tracer, break_counts, break_reasons
+from deepseek_lab.engine.tracing import Tracer, break_counts, break_reasons, lasting_effects
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
-
 
 CAPTURE_S = 3.0
 """What a first capture is taken to cost before one was measured."""
@@ -108,7 +107,9 @@ class Dispatcher:
             return self.capture(lane, args, kwargs, dynamic=False)
         estimate = max((other.capture_s for other in self.lanes.values()), default=0.0) or CAPTURE_S
         if lane.missed_s * settings.retrace_budget > estimate:
-            return self.capture(lane, args, kwargs, dynamic=len(lane.shapes) > 1 or self._looks_growing(kwargs))
+            return self.capture(
+                lane, args, kwargs, dynamic=len(lane.shapes) > 1 or self._looks_growing(kwargs)
+            )
         lane.sample = (args, kwargs)
         value, elapsed = timed(lambda: self.eager(*args, **kwargs))
         lane.missed_s += elapsed
@@ -202,6 +203,7 @@ class Dispatcher:
             on_fallback=self._runner_fell_back,
             on_stale=self._stale,
         )
+        runner.lasting_effects = lasting_effects()
         self.runners.append(runner)
         self._captured.append(runner)
         return runner
@@ -231,9 +233,7 @@ class Dispatcher:
         """The final word on a graph as it stands."""
         chosen = runner.installed.name if runner.installed else "eager"
         self._emit(
-            ev.Decided(
-                run=self.run_id, target=self.name, graph=runner.graph_id, chosen=chosen, reason=reason
-            )
+            ev.Decided(run=self.run_id, target=self.name, graph=runner.graph_id, chosen=chosen, reason=reason)
         )
 
     # -- decisions --------------------------------------------------------------------------------
@@ -361,7 +361,8 @@ class Dispatcher:
 
     def _replay(self, lane: Lane, until: Callable[[], bool]) -> None:
         """Race a lane on copies of its last call; by the builder's word alone where repeating could be seen."""
-        assert lane.sample is not None and self._tracer is not None
+        assert lane.sample is not None
+        assert self._tracer is not None
         reason = self._cannot_replay(lane)
         if reason is not None:
             lane.settle("fast", reason)
@@ -380,7 +381,11 @@ class Dispatcher:
 
     def _cannot_replay(self, lane: Lane) -> str | None:
         if lane.num_breaks or len(lane.runners) != 1:
-            return "measured by the builder; repeating the call could be seen, it has Python between its graphs"
+            return (
+                "measured by the builder; repeating the call could be seen, it has Python between its graphs"
+            )
+        if any(runner.lasting_effects for runner in lane.runners):
+            return "measured by the builder; repeating the call could be seen, it changes objects that outlive it"
         if self.module is not None and any(
             module._forward_hooks or module._forward_pre_hooks for module in self.module.modules()
         ):

@@ -29,7 +29,9 @@ def _parameters(function: Callable[..., Any]) -> list[str] | None:
 
 
 def reference_for(
-    stub: types.FunctionType, like: Callable[..., Any] | str | None, namespace: Mapping[str, Any] | None = None
+    stub: types.FunctionType,
+    like: Callable[..., Any] | str | None,
+    namespace: Mapping[str, Any] | None = None,
 ) -> Callable[..., Any]:
     """The function whose meaning a stub is to have.
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 _SAMPLES = 4
+_WORDS: dict[int, Any] = {4: ctypes.c_uint32, 2: ctypes.c_uint16, 1: ctypes.c_uint8}
 
 
 class WeightGuard:
@@ -22,15 +24,18 @@ class WeightGuard:
         self._weights = tuple(weights)
         self._versions = [_version(weight) for weight in weights]
         self._pointers = [weight.data_ptr() for weight in weights]
-        self._words: list[tuple[ctypes.Array[ctypes.c_uint32], int]] = []
+        self._words: list[tuple[ctypes.Array[Any], int]] = []
         self._owners: list[int] = []
         for number, weight in enumerate(weights):
             if weight.device.type != "cpu":
                 continue
-            start, count = weight.data_ptr(), _span_bytes(weight) // 4
-            if not start or start % 4 or not count:
+            start, size = weight.data_ptr(), _span_bytes(weight)
+            # An odd view need not start at a whole word, and a narrow scalar does not fill one.
+            width = next((width for width in _WORDS if start % width == 0 and size >= width), 0)
+            if not start or not width:
                 continue
-            words = (ctypes.c_uint32 * count).from_address(start)
+            word, count = _WORDS[width], size // width
+            words = (word * count).from_address(start)
             for offset in sorted({_position(count, index) for index in range(_SAMPLES)}):
                 self._words.append((words, offset))
                 self._owners.append(number)

@@ -43,7 +43,8 @@ def without_grouped_attention(graph: fx.GraphModule) -> fx.GraphModule:
             continue
         if not node.kwargs.get("enable_gqa"):
             continue
-        query, key, value, *rest = [*node.args, *([None] * (3 - len(node.args)))]
+        positional: list[Any] = [*node.args, *([None] * (3 - len(node.args)))]
+        query, key, value, *rest = positional
         query, key, value = (
             node.kwargs.get(name, given)
             for name, given in zip(("query", "key", "value"), (query, key, value), strict=True)
@@ -96,7 +97,9 @@ def dynamic_shapes(specs: Sequence[TensorSpec], *, named: bool) -> Any:
     return (tuple({d: dim(s) for d, s in zip(spec.dynamic, spec.symbols, strict=True)} for spec in specs),)
 
 
-def exported(module: torch.nn.Module, inputs: Sequence[Tensor], specs: Sequence[TensorSpec]) -> ExportedProgram:
+def exported(
+    module: torch.nn.Module, inputs: Sequence[Tensor], specs: Sequence[TensorSpec]
+) -> ExportedProgram:
     """``torch.export`` of a module; dimensions that vary stay free."""
     with torch.no_grad():
         if not any(spec.dynamic for spec in specs):

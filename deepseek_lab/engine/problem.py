@@ -98,14 +98,17 @@ def _dynamic_dims(node: fx.Node) -> dict[int, Any]:
     value = node.meta.get("example_value")
     if not isinstance(value, Tensor):
         return {}
+    sizes: Sequence[Any] = tuple(value.shape)
     return {
         dim: size.node.expr
-        for dim, size in enumerate(value.shape)
+        for dim, size in enumerate(sizes)
         if isinstance(size, torch.SymInt) and not size.node.expr.is_number
     }
 
 
-def normalise(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[int, ...], tuple[dict[int, str], ...]]:
+def normalise(
+    graph_module: fx.GraphModule,
+) -> tuple[fx.GraphModule, tuple[int, ...], tuple[dict[int, str], ...]]:
     """Rewrite a Dynamo graph so that every input is a tensor.
 
     Returns:
@@ -116,7 +119,8 @@ def normalise(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[int, 
         CaptureError: an input or output is neither a tensor nor a size that a tensor input carries.
     """
     graph = fx.Graph()
-    output = graph.graph_copy(graph_module.graph, val_map := {})
+    val_map: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(graph_module.graph, val_map)
     graph.output(output)
     for old, new in val_map.items():
         new.meta = old.meta
@@ -144,7 +148,9 @@ def normalise(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[int, 
                 with graph.inserting_after(last):
                     replacement = graph.call_function(torch.ops.aten.sym_size.int, (source, dim))
             else:
-                raise CaptureError(f"the graph depends on the number {node.name}, which no tensor input carries")
+                raise CaptureError(
+                    f"the graph depends on the number {node.name}, which no tensor input carries"
+                )
             node.replace_all_uses_with(replacement)
         if node is last:
             last = None
@@ -162,7 +168,9 @@ def normalise(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[int, 
     return module, positions, varying
 
 
-def graph_key(module: fx.GraphModule, inputs: Sequence[TensorSpec], precision: str, tolerance: float | None) -> str:
+def graph_key(
+    module: fx.GraphModule, inputs: Sequence[TensorSpec], precision: str, tolerance: float | None
+) -> str:
     """Digest of a normalised graph's meaning: its operations and the specs of its inputs."""
     digest = hashlib.sha256()
     numbers = {node: index for index, node in enumerate(module.graph.nodes)}
@@ -175,13 +183,17 @@ def graph_key(module: fx.GraphModule, inputs: Sequence[TensorSpec], precision: s
         if isinstance(value, slice):
             return f"slice({word(value.start)},{word(value.stop)},{word(value.step)})"
         if callable(value):
-            return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
+            # A closure under a public name, such as max_pool2d, has its name for itself and shares its qualified one.
+            names = [str(getattr(value, part, "")) for part in ("__module__", "__qualname__", "__name__")]
+            return ".".join(names) if any(names[1:]) else str(value)
         return repr(value)
 
     for node in module.graph.nodes:
         target = "" if node.op == "placeholder" else word(node.target)
         kwargs = ",".join(f"{key}={word(value)}" for key, value in sorted(node.kwargs.items()))
-        digest.update(f"{node.op} {target} {word(node.args) if node.op != 'placeholder' else ''} {kwargs}\n".encode())
+        digest.update(
+            f"{node.op} {target} {word(node.args) if node.op != 'placeholder' else ''} {kwargs}\n".encode()
+        )
         if node.op == "get_attr":
             digest.update(_attribute_bytes(module, str(node.target)))
     digest.update("\n".join(map(str, inputs)).encode())
@@ -269,5 +281,5 @@ def weights_digest(weights: Sequence[Tensor]) -> str:
             plain = plain.contiguous()
         digest.update(f"{tuple(weight.shape)}{weight.dtype}".encode())
         if plain.numel():
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+            digest.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()

@@ -122,9 +122,7 @@ class Run:
                     continue
                 self._rebind(namespace, name, function, self._watched_function(name, function))
 
-    def _rebind(
-        self, namespace: MutableMapping[str, Any], name: str, original: Any, wrapper: Any
-    ) -> None:
+    def _rebind(self, namespace: MutableMapping[str, Any], name: str, original: Any, wrapper: Any) -> None:
         namespace[name] = wrapper
 
         def put_back() -> None:
@@ -155,7 +153,7 @@ class Run:
         return wrapping(function, lambda *args, **kwargs: call["now"](*args, **kwargs))
 
     def _module_called(self, namespace: Mapping[str, Any], module: torch.nn.Module) -> None:
-        if next(module.parameters(), None) is None or module._compiled_call_impl is not None:  # type: ignore[attr-defined]
+        if next(module.parameters(), None) is None or module._compiled_call_impl is not None:
             return
         name = next((n for n, v in namespace.items() if v is module and not n.startswith("_")), None)
         self.attach(name or type(module).__name__, module)
@@ -185,7 +183,7 @@ class Run:
         )
 
     def _attach_module(self, name: str, module: torch.nn.Module) -> Callable[..., Any]:
-        previous = module._compiled_call_impl  # type: ignore[attr-defined]
+        previous = module._compiled_call_impl
         if isinstance(previous, Dispatcher):
             previous = None
         elif previous is not None:
@@ -203,18 +201,16 @@ class Run:
                 parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
             )
         )
-        module._compiled_call_impl = dispatcher  # type: ignore[attr-defined]
+        module._compiled_call_impl = dispatcher
 
         def put_back() -> None:
-            if module._compiled_call_impl is dispatcher:  # type: ignore[attr-defined]
-                module._compiled_call_impl = None  # type: ignore[attr-defined]
+            if module._compiled_call_impl is dispatcher:
+                module._compiled_call_impl = None
 
         self._restores[f"module {name}"] = put_back
         return module
 
-    def _dispatcher(
-        self, name: str, call: Callable[..., Any], module: torch.nn.Module | None
-    ) -> Dispatcher:
+    def _dispatcher(self, name: str, call: Callable[..., Any], module: torch.nn.Module | None) -> Dispatcher:
         unique, count = name, 2
         while unique in self.dispatchers:
             unique, count = f"{name}_{count}", count + 1
@@ -254,7 +250,11 @@ class Run:
             if runner.installed is None or dispatcher is None:
                 self.emit(
                     ev.Decided(
-                        run=self.id, target=job.target, graph=runner.graph_id, chosen=job.chosen, reason=job.reason
+                        run=self.id,
+                        target=job.target,
+                        graph=runner.graph_id,
+                        chosen=job.chosen,
+                        reason=job.reason,
                     )
                 )
                 runner.refusal = runner.refusal or job.reason or None
@@ -314,7 +314,7 @@ class Run:
             return time.monotonic() >= until_s or self._stop.is_set()
 
         while not over() and self.undecided:
-            if any([one.progress(over) for one in self.dispatchers.values()]):
+            if sum(one.progress(over) for one in self.dispatchers.values()):
                 continue
             with self._changed:
                 if self.working:

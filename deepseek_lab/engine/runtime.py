@@ -100,6 +100,8 @@ class GraphRunner:
         self.decided = False
         self.trains = False
         self.refusal: str | None = None
+        self.lasting_effects = False
+        """Whether the captured call changes objects that outlive it, so that repeating it could be seen."""
         self.spec: Spec | None = None
         self._on_fallback, self._on_stale = on_fallback, on_stale
         self._watch: WeightGuard | None = None
@@ -111,6 +113,12 @@ class GraphRunner:
         except CaptureError as error:
             self.refusal = error.message
             return
+        results = next(node for node in self.graph.graph.nodes if node.op == "output").args[0]
+        self.has_gradient = tuple(
+            bool(node.meta["example_value"].requires_grad)
+            for node in (results if isinstance(results, tuple | list) else (results,))
+        )
+        """For each output whether eager's is part of the gradient's graph; one that was detached is not."""
         placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
         tensors = [example_inputs[position] for position in self._positions]
         self._weight_at = tuple(
@@ -175,7 +183,9 @@ class GraphRunner:
     def live_sources(self) -> tuple[Any, ...]:
         """Dynamo's word for where each live input was found, such as ``L['kwargs']['input_ids']``."""
         placeholders = [node for node in self.graph_module.graph.nodes if node.op == "placeholder"]
-        return tuple(getattr(placeholders[position], "_dynamo_source", None) for position in self._live_positions)
+        return tuple(
+            getattr(placeholders[position], "_dynamo_source", None) for position in self._live_positions
+        )
 
     def random_problem(self, seed: int) -> Problem | None:
         """The graph with its weights and random live inputs in the ranges that were seen at capture."""
@@ -216,12 +226,10 @@ class GraphRunner:
             self._watch, self._stable_calls = WeightGuard(weights), 0
             self._on_fallback(self, reason)
             return self.eager(*arguments)
-        if torch.is_grad_enabled() and any(
-            isinstance(a, Tensor) and a.requires_grad for a in arguments
-        ):
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
             if self.trains:
                 return self.eager(*arguments)
-            return _WithRecomputedBackward.apply(self, installed, *arguments)
+            return _WithRecomputedBackward.apply(self, installed, *arguments)  # type: ignore[no-untyped-call]
         return self._run(installed, arguments, weights)
 
     def _run(self, installed: Installed, arguments: Sequence[Any], weights: Sequence[Tensor]) -> Any:
@@ -231,7 +239,9 @@ class GraphRunner:
         except Exception as error:  # whatever a backend raises, the user's call is answered by eager
             self.uninstall()
             text = str(error).strip().splitlines()
-            self._on_fallback(self, f"{installed.name} raised {type(error).__name__}: {text[0][:200] if text else ''}")
+            self._on_fallback(
+                self, f"{installed.name} raised {type(error).__name__}: {text[0][:200] if text else ''}"
+            )
             return self.eager(*arguments)
         return tuple(in_order(out, order) for out, order in zip(outputs, installed.output_order, strict=True))
 
@@ -266,7 +276,9 @@ class _WithRecomputedBackward(torch.autograd.Function):
         ctx.save_for_backward(*[arguments[i] for i in ctx.tensor_at])
         weights = [arguments[position] for position in runner._weight_positions]
         outputs = runner._run(installed, arguments, weights)
-        ctx.mark_non_differentiable(*[o for o in outputs if not o.dtype.is_floating_point])
+        ctx.mark_non_differentiable(
+            *[out for out, grad in zip(outputs, runner.has_gradient, strict=True) if not grad]
+        )
         return tuple(outputs)
 
     @staticmethod
@@ -281,9 +293,11 @@ class _WithRecomputedBackward(torch.autograd.Function):
             arguments[index] = tensor
         wanted = [i for i in ctx.tensor_at if ctx.needs_input_grad[i + 2]]
         with torch.enable_grad():
-            if not create_graph:
-                for index in wanted:
-                    arguments[index] = arguments[index].detach().requires_grad_()
+            for index in wanted:
+                # A second derivative needs the way back; a view of its own for each, or an input that was computed
+                # from another would have its gradient counted twice.
+                own = arguments[index]
+                arguments[index] = own.view_as(own) if create_graph else own.detach().requires_grad_()
             outputs = runner.eager(*arguments)
         outputs = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
         pairs = [

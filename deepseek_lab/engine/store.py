@@ -138,6 +138,7 @@ class Store:
                 except OSError:
                     self._set_aside(target)
             else:
+                shutil.rmtree(scratch, ignore_errors=True)
                 raise ArtifactError(f"{target} is being written by another kernel")
         except OSError as error:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch import fx
+from torch._dynamo.symbolic_convert import InstructionTranslator
+from torch._dynamo.variables.base import AttributeMutationExisting, ValueMutationExisting
 
 Call = Callable[..., Any]
 _numbers = itertools.count(1)
@@ -81,3 +83,17 @@ def break_reasons(since: dict[str, int]) -> list[str]:
 def break_counts() -> dict[str, int]:
     """Dynamo's graph-break counter by reason."""
     return dict(torch._dynamo.utils.counters["graph_break"])
+
+
+def lasting_effects() -> bool:
+    """Whether the call that is being captured changes Python objects other than its own arguments.
+
+    Asked by a backend while Dynamo waits for it: an attribute of the module, a list outside of the function.
+    """
+    effects = InstructionTranslator.current_tx().output.side_effects
+    return any(
+        isinstance(one.mutation_type, ValueMutationExisting | AttributeMutationExisting)
+        and effects.is_modified(one)
+        and not (one.source is not None and one.source.name.startswith(("L['args']", "L['kwargs']")))
+        for one in effects.id_to_variable.values()
+    )

@@ -37,7 +37,7 @@ def _default_float64() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with Float64Mode():
+        with Float64Mode():  # type: ignore[no-untyped-call]
             yield
     finally:
         torch.set_default_dtype(before)
@@ -66,6 +66,10 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
         return 0.0
     if not (value.dtype.is_floating_point or value.dtype.is_complex):
         return 0.0 if bool((value == reference.to(value.dtype)).all()) else math.inf
+    if value.is_complex() or reference.is_complex():
+        value, reference = (
+            torch.view_as_real(t.detach().resolve_conj().to(torch.complex128)) for t in (value, reference)
+        )
     wide, against = value.detach().double(), reference.detach().double()
     finite = torch.isfinite(against)
     if not bool(finite.all()):
@@ -182,7 +186,9 @@ def agreement(
         owners += (*live, *outputs)
         if len(outputs) != len(case.eager):
             return Agreement(False, math.inf, 0.0, f"{len(outputs)} outputs instead of {len(case.eager)}")
-        for index, (value, eager, reference) in enumerate(zip(outputs, case.eager, case.reference, strict=True)):
+        for index, (value, eager, reference) in enumerate(
+            zip(outputs, case.eager, case.reference, strict=True)
+        ):
             if value.dtype != eager.dtype or value.shape != eager.shape:
                 got = f"{value.dtype}{list(value.shape)}"
                 want = f"{eager.dtype}{list(eager.shape)}"
@@ -194,7 +200,9 @@ def agreement(
             worst_eager = max(worst_eager, eager_error)
             if not error <= allowed and ok:
                 ok = False
-                detail = f"differs at output {index} (max rel {error:.1g}, allowed {allowed:.1g}) on {case.label}"
+                detail = (
+                    f"differs at output {index} (max rel {error:.1g}, allowed {allowed:.1g}) on {case.label}"
+                )
             worst = max(worst, error)
     return Agreement(ok, worst, worst_eager, detail)
 
@@ -210,6 +218,6 @@ def _broken_promise(
     for index, tensor in enumerate(outputs):
         if tensor.numel() and (storage := tensor.untyped_storage().data_ptr()) in taken:
             return f"output {index} shares memory with an input or with another result"
-        elif tensor.numel():
+        if tensor.numel():
             taken.add(storage)
     return None

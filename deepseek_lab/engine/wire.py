@@ -7,8 +7,11 @@ travel, so that the graph arrives as it left.
 
 from __future__ import annotations
 
+import importlib
 import io
 import pickle
+import sys
+import types
 from typing import Any
 
 import torch
@@ -17,19 +20,41 @@ from torch import fx
 from deepseek_lab.base.errors import CaptureError
 
 
+def _home(name: str) -> str:
+    """The module whose import registers a custom operator; empty for PyTorch's own.
+
+    Raises:
+        CaptureError: the operator was defined in the notebook, where no other process can import it from.
+    """
+    definition = torch._library.custom_ops.OPDEFS.get(name)
+    if definition is None:
+        return ""
+    module = definition._init_fn.__module__
+    if module == "__main__":
+        raise CaptureError(f"the operator {name} is defined in the notebook, so the builder does not know it")
+    return str(module)
+
+
 class _Pickler(pickle.Pickler):
     def persistent_id(self, value: Any) -> Any:
         """Replace what plain pickle cannot name."""
         if isinstance(value, fx.Node):
             return ("node", value.name)
         if isinstance(value, torch._ops.OpOverload):
-            return ("op", value._schema.name, value._overloadname)
+            return ("op", value._schema.name, value._overloadname, _home(value._schema.name))
         if isinstance(value, torch._ops.OpOverloadPacket):
-            return ("packet", value._qualified_op_name)
+            return ("packet", value._qualified_op_name, "", _home(value._qualified_op_name))
         if isinstance(value, torch._ops.HigherOrderOperator):
             return ("higher_order", value._name)
         if isinstance(value, fx.GraphModule):
             return ("graph", to_bytes(value))
+        # torch.nn.functional.max_pool2d and its like are closures under a public name.
+        if (
+            isinstance(value, types.FunctionType)
+            and "<locals>" in value.__qualname__
+            and getattr(sys.modules.get(value.__module__ or ""), value.__name__, None) is value
+        ):
+            return ("function", value.__module__, value.__name__)
         return None
 
 
@@ -45,8 +70,12 @@ class _Unpickler(pickle.Unpickler):
             return self._nodes[name]
         if kind == "graph":
             return from_bytes(name)
+        if kind == "function":
+            return getattr(importlib.import_module(name), rest[0])
         if kind == "higher_order":
             return getattr(torch.ops.higher_order, name)
+        if rest[1]:
+            importlib.import_module(rest[1])
         namespace, _, operator = name.partition("::")
         packet = getattr(getattr(torch.ops, namespace), operator)
         return getattr(packet, rest[0] or "default") if kind == "op" else packet

@@ -162,7 +162,9 @@ class Workshop:
             try:
                 program = chosen[name].load(entry.directory, job.runner.problem().spec)
             except Exception as error:  # a backend's own failure to load: build again instead
-                job.emit(ev.Noted(run=job.run, text=f"the stored {name} did not load ({error}); building again"))
+                job.emit(
+                    ev.Noted(run=job.run, text=f"the stored {name} did not load ({error}); building again")
+                )
                 return False
             order = tuple(None if one is None else tuple(one) for one in record["output_order"])
             job.runner.install(chosen[name], program, guard, order)
@@ -171,9 +173,12 @@ class Workshop:
             event = ev.from_dict({**data, "run": job.run, "graph": job.runner.graph_id, "cached": True})
             job.emit(event)
             if isinstance(event, ev.CandidateEnded) and event.candidate == name:
-                assert event.speedup is not None and event.speedup_ci95 is not None
                 job.ratio = Ratio(
-                    event.speedup, event.speedup_ci95, event.eager_ms or 0.0, event.median_ms or 0.0, 0
+                    event.speedup or 1.0,
+                    event.speedup_ci95 or (1.0, 1.0),
+                    event.eager_ms or 0.0,
+                    event.median_ms or 0.0,
+                    0,
                 )
         job.chosen, job.reason = name, record["reason"]
         if name != "eager":
@@ -230,7 +235,7 @@ class Workshop:
         for name, candidate in chosen.items():
 
             def verdict(status: str, reason: str = "", **numbers: Any) -> ev.CandidateEnded:
-                event = ev.CandidateEnded(
+                return ev.CandidateEnded(
                     run=job.run,
                     graph=job.runner.graph_id,
                     candidate=name,  # noqa: B023 - used within this turn of the loop only
@@ -238,7 +243,6 @@ class Workshop:
                     reason=reason,
                     **numbers,
                 )
-                return event
 
             if (absent := candidate.missing()) is not None:
                 ended[name] = verdict("skipped", f"the package {absent} is not installed")
@@ -416,4 +420,3 @@ def _times(ratio: Ratio) -> dict[str, Any]:
         "speedup": ratio.speedup,
         "speedup_ci95": ratio.ci95,
     }
-

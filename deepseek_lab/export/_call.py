@@ -71,8 +71,8 @@ def parameters(call: Callable[..., Any]) -> dict[str, Any]:
         found = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return {}
-    wanted = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {one.name: one.default for one in found if one.kind in wanted}
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {one.name: one.default for one in found if one.kind not in rest}
 
 
 def arguments(sources: Sequence[Any], call: Callable[..., Any], names: Sequence[str]) -> Arguments:
@@ -87,7 +87,9 @@ def arguments(sources: Sequence[Any], call: Callable[..., Any], names: Sequence[
     for source in sources:
         text = _text(source)
         steps = [_step(match) for match in _STEP.finditer(text)]
-        is_argument = text.startswith(("L['args']", "L['kwargs']"))
+        if text.startswith("L['") and steps[0] in names and steps[0] not in ("args", "kwargs"):
+            steps.insert(0, "kwargs")  # after a graph break Dynamo starts inside of the target itself
+        is_argument = bool(steps) and steps[0] in ("args", "kwargs") and text.startswith("L['")
         constants.append(None if is_argument else _constant(text, call))
         if not is_argument:
             paths.append(None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -60,7 +59,7 @@ def replacing(directory: Path) -> Iterator[Path]:
     Raises:
         UsageError: ``directory`` holds something that would be lost, or cannot be written.
     """
-    directory = Path(os.path.abspath(directory))
+    directory = directory.absolute()
     check(directory)
     made = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -80,7 +79,8 @@ def replacing(directory: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UsageError(
-            f"{directory} cannot be written ({error.strerror or error})", hint="%deepseek export with another folder"
+            f"{directory} cannot be written ({error.strerror or error})",
+            hint="%deepseek export with another folder",
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -64,8 +64,6 @@ class TargetPlan:
     parameters: dict[str, Any]
     graphs: tuple[GraphPlan, ...]
     reason: str
-    num_broken: int
-    """Graphs that one kind of call falls into; 1 where the call is one program."""
 
     @property
     def is_module(self) -> bool:
@@ -97,10 +95,12 @@ def _target(run: Run, dispatcher: Dispatcher, literals: dict[str, object], modul
     reasons: list[str] = []
     parameters = _call.parameters(dispatcher.eager)
     lanes = list(dispatcher.lanes.values())
-    num_broken = max((max(len(lane.runners), lane.num_breaks + 1) for lane in lanes), default=1)
+    num_graphs = max((len(lane.runners) for lane in lanes), default=0)
     runners = {id(one): one for lane in lanes if lane.state != "eager" for one in lane.runners}
-    if num_broken > 1:
-        reasons.append(f"a call falls into {num_broken} graphs with Python between them: no one program makes it")
+    if num_graphs > 1 or any(lane.num_breaks for lane in lanes):
+        reasons.append(
+            f"a call falls into {max(num_graphs, 1)} graphs with Python between them, so no one program makes it"
+        )
         runners = {}
     for runner in runners.values():
         try:
@@ -114,12 +114,16 @@ def _target(run: Run, dispatcher: Dispatcher, literals: dict[str, object], modul
     target = dispatcher.module if dispatcher.module is not None else dispatcher.eager
     reason = "; ".join(dict.fromkeys(reasons)) or "nothing was faster"
     return TargetPlan(
-        dispatcher.name, module, target, dispatcher, parameters, tuple(graphs), "" if graphs else reason, num_broken
+        dispatcher.name, module, target, dispatcher, parameters, tuple(graphs), "" if graphs else reason
     )
 
 
 def _graph(
-    run: Run, dispatcher: Dispatcher, runner: GraphRunner, parameters: dict[str, Any], literals: dict[str, object]
+    run: Run,
+    dispatcher: Dispatcher,
+    runner: GraphRunner,
+    parameters: dict[str, Any],
+    literals: dict[str, object],
 ) -> GraphPlan | None:
     """A graph that something faster than eager runs; None where eager does.
 
@@ -142,7 +146,11 @@ def _graph(
             value = _call.structure(seen, outputs)
         except Exception:  # the call needs more than its tensors: its value's structure stays unknown
             continue
-        fixed = {name: item for name, item in given.items() if parameters.get(name, inspect.Parameter.empty) != item}
+        fixed = {
+            name: item
+            for name, item in given.items()
+            if parameters.get(name, inspect.Parameter.empty) != item
+        }
         break
     record = run.report.graphs.get(runner.graph_id)
     return GraphPlan(
@@ -222,12 +230,17 @@ def eager_sample(target: TargetPlan, literals: dict[str, object]) -> dict[str, A
     """A call of a target that stays in eager mode, and its result; None where it cannot be made again."""
     for runner in target.dispatcher.runners[:1]:
         try:
-            arguments = _call.arguments(runner.live_sources(), target.dispatcher.eager, list(target.parameters))
+            arguments = _call.arguments(
+                runner.live_sources(), target.dispatcher.eager, list(target.parameters)
+            )
             problem = runner.random_problem(0)
             if problem is None or arguments.flat:
                 return None
             args, kwargs = arguments.build(problem.live, list(target.parameters))
-            kwargs = {**{name: value for name, value in literals.items() if name in target.parameters}, **kwargs}
+            kwargs = {
+                **{name: value for name, value in literals.items() if name in target.parameters},
+                **kwargs,
+            }
             values = [_call.quiet_call(target.dispatcher.eager, args, kwargs) for _ in range(2)]
         except Exception:  # the call needs more than its tensors
             return None

@@ -80,7 +80,11 @@ def imported(source: str) -> set[str]:
 def literals(source: str, target: str) -> dict[str, object]:
     """Keyword arguments that every call of ``target`` in the text gives as the same literal."""
     calls = [
-        {keyword.arg: keyword.value.value for keyword in node.keywords if isinstance(keyword.value, ast.Constant)}
+        {
+            keyword.arg: keyword.value.value
+            for keyword in node.keywords
+            if isinstance(keyword.value, ast.Constant)
+        }
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == target
     ]
@@ -120,7 +124,9 @@ def _without_magic_comments(text: str) -> str:
 class _Cleaner:
     """Edits a text at the places that its tree points to."""
 
-    def __init__(self, text: str, references: Mapping[str, str], optimized: AbstractSet[str] = frozenset()) -> None:
+    def __init__(
+        self, text: str, references: Mapping[str, str], optimized: AbstractSet[str] = frozenset()
+    ) -> None:
         self.text, self.references = text, references
         self.tree = ast.parse(text)
         self._starts = [0]
@@ -149,12 +155,19 @@ class _Cleaner:
             id(expression)
             for node in ast.walk(self.tree)
             for expression in (
-                [*getattr(node, "decorator_list", ()), *(item.context_expr for item in getattr(node, "items", ()))]
+                [
+                    *getattr(node, "decorator_list", ()),
+                    *(item.context_expr for item in getattr(node, "items", ())),
+                ]
             )
         }
         edits = []
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and self._is_optimize(node.value):
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Call)
+                and self._is_optimize(node.value)
+            ):
                 self.optimized |= _bound(node)
             if isinstance(node, ast.Call) and id(node) not in apart and node.args and self._is_optimize(node):
                 inner = ast.get_source_segment(self.text, node.args[0]) or ""
@@ -194,9 +207,9 @@ class _Cleaner:
                     header = f"with {', '.join(kept)}:" if kept else "if True:"
                     yield (start, self._span(first)[0], f"{header}\n{' ' * first.col_offset}")
                     yield from self._edits(statement.body)
-                case ast.FunctionDef(name=name) if name in self.references:
+                case ast.FunctionDef(name=name) if (reference := self._reference(statement)) is not None:
                     at = min([start, *(self._span(one)[0] - 1 for one in statement.decorator_list)])
-                    yield (at, end, f"{name} = {self.references[name]}")
+                    yield (at, end, f"{name} = {reference}")
                 case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                     marks = [self._span(one)[0] - 1 for one in statement.decorator_list] + [start]
                     for index, decorator in enumerate(statement.decorator_list):
@@ -217,17 +230,32 @@ class _Cleaner:
                         self.handles |= _bound(statement)
                         yield gone
 
+    def _reference(self, function: ast.FunctionDef) -> str | None:
+        """Name of the function whose meaning a stub has."""
+        for decorator in function.decorator_list:
+            if isinstance(decorator, ast.Call) and self._is_optimize(decorator):
+                for keyword in decorator.keywords:
+                    if keyword.arg == "like" and isinstance(keyword.value, ast.Name):
+                        return keyword.value.id
+                    if keyword.arg == "like" and isinstance(keyword.value, ast.Constant):
+                        return str(keyword.value.value)
+        return self.references.get(function.name)
+
     def _mentions(self, node: ast.AST) -> bool:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name) and inner.id in self.ours | _SHELL | self.handles:
                 return True
-            if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.attr in _ENGINE:
-                if inner.value.id in self.optimized:
-                    return True
+            match inner:
+                case ast.Attribute(value=ast.Name(id=owner), attr=name) if name in _ENGINE:
+                    if owner in self.optimized:
+                        return True
+                case _:
+                    pass
         return False
 
     def _span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        assert node.end_lineno is not None and node.end_col_offset is not None
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
         return (
             self._starts[node.lineno - 1] + node.col_offset,
             self._starts[node.end_lineno - 1] + node.end_col_offset,

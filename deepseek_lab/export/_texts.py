@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -83,32 +84,39 @@ def program_module(target: TargetPlan, parts: Sequence[tuple[GraphPlan, ChosenGr
     head = [f'"""``{target.name}`` in the words of the libraries that run it.', ""]
     head += [line for graph, _, _ in parts for line in (call_of(target, graph), f"    {won(graph)}")]
     imports = sorted({line for _, _, exporter in parts for line in exporter.imports})
-    helpers = ["REQUIRED", "Calls", "Graph", "Input", "Out", "Result", "with_constants"]
     lines = [*head, '"""', "", "from pathlib import Path", "", *imports, *([""] if imports else [])]
     lines.insert(len(lines) - (1 if imports else 0), "import torch")
     names = {name for graph, _, _ in parts for path, _, _ in inputs_of(graph) for name in [str(path[0])]}
-    known = {name: default for name, default in target.parameters.items()}
-    known.update({name: REQUIRED_WORD for name in sorted(names - known.keys())})
+    known = {**target.parameters, **dict.fromkeys(sorted(names - target.parameters.keys()), REQUIRED_WORD)}
     lines += [
         *([] if imports else [""]),
-        f"from .calls import {', '.join(helpers)}",
+        _IMPORT,
         "",
         "HERE = Path(__file__).resolve().parent",
-        "PARAMETERS = {" + ", ".join(f"{name!r}: {literal(default)}" for name, default in known.items()) + "}",
+        "PARAMETERS = {"
+        + ", ".join(f"{name!r}: {literal(default)}" for name, default in known.items())
+        + "}",
     ]
     for graph, chosen, exporter in parts:
         body = f'files = HERE / "artifacts" / "{target.module}" / "{graph.name}"\n{exporter.code(chosen)}'
         lines += ["", "", f"def open_{graph.name}():", f'    """{won(graph)}."""']
         lines.append(textwrap.indent(body, "    ").rstrip())
     lines += ["", "", "def load(eager=None):", f'    """A callable like ``{target.name}``.', ""]
-    lines += ["    Calls that were not captured go to ``eager``; without one they are a TypeError.", '    """']
+    lines += [
+        "    Calls that were not captured go to ``eager``; without one they are a TypeError.",
+        '    """',
+    ]
     lines += ["    graphs = ["]
     for graph, _, _ in parts:
         lines += _graph_lines(target, graph)
     lines += ["    ]", f"    return Calls({target.name!r}, PARAMETERS, graphs, eager)", ""]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    used = [name for name in _HELPERS if re.search(rf"\b{name}\b", text)]
+    return text.replace(_IMPORT, f"from .calls import {', '.join(used)}")
 
 
+_HELPERS = ("REQUIRED", "Calls", "Graph", "Input", "Out", "Result", "with_constants")
+_IMPORT = "from .calls import *"
 REQUIRED_WORD = object()
 """Stands for a parameter without a default."""
 
@@ -116,9 +124,11 @@ REQUIRED_WORD = object()
 def _graph_lines(target: TargetPlan, graph: GraphPlan) -> list[str]:
     run = f"open_{graph.name}()"
     if any(one is not None for one in graph.arguments.constants):
-        path = f'HERE / "artifacts" / "{target.module}" / "{graph.name}" / "constants.pt"'
+        path = f'HERE / "artifacts/{target.module}/{graph.name}/constants.pt"'
         run = f"with_constants({run}, torch.load({path}, weights_only=True))"
-    inputs = [f"            Input({path!r}, torch.{dtype}, {shape!r})," for path, dtype, shape in inputs_of(graph)]
+    inputs = [
+        f"            Input({path!r}, torch.{dtype}, {shape!r})," for path, dtype, shape in inputs_of(graph)
+    ]
     return [
         "        Graph(",
         f"            run={run},",
@@ -168,24 +178,47 @@ def script(source: str, targets: Sequence[TargetPlan], weights: Mapping[str, str
         lines[end:end] = added
     futures = [line for line in lines if line.startswith("from __future__")]
     rest = [line for line in lines if not line.startswith("from __future__")]
-    head = ['"""The cells as a script; what was won runs in place of eager mode."""', "", *futures, "import torch"]
-    return "\n".join([*head, "", "from test_export import HERE as _HERE", "from test_export import part as _part", "", *rest, ""])
+    head = [
+        '"""The cells as a script; what was won runs in place of eager mode."""',
+        "",
+        *futures,
+        "import torch",
+    ]
+    own = ["from test_export import HERE as _HERE", "from test_export import part as _part"]
+    return "\n".join([*head, "", *own, "", *rest, ""])
 
 
 def readme(
-    targets: Sequence[TargetPlan], notes: Sequence[str], requirements: Sequence[str], files: Sequence[str], as_: str
+    targets: Sequence[TargetPlan],
+    notes: Sequence[str],
+    requirements: Sequence[str],
+    files: Sequence[str],
+    as_: str,
+    folder: str,
 ) -> str:
     """How to run what was exported, and what it is."""
     lines = ["# Exported code", "", "Plain Python, written by deepseek_lab, which it does not need.", ""]
-    lines += ["```", "pip install -r requirements.txt", "python test_export.py   # results and speed; pytest runs it too"]
-    lines += (["python main.py          # the cells, with what was won in place"] if as_ == "script" else []) + ["```", ""]
+    lines += ["```", "pip install -r requirements.txt"]
+    lines += ["python test_export.py   # checks results and speed; pytest runs it too"]
+    lines += ["python main.py          # the cells, with what was won in place"] if as_ == "script" else []
+    lines += ["```", ""]
     for target in targets:
-        lines += [f"## {target.name}", "", "```python", f"from FOLDER.{target.module} import load", "", "call = load()"]
-        lines += ["```", ""]
+        lines += [
+            f"## {target.name}",
+            "",
+            "```python",
+            f"from {folder}.{target.module} import load",
+            "",
+            f"{target.module} = load()",
+            "```",
+            "",
+        ]
         if target.graphs:
             lines += [f"- `{call_of(target, graph)}`: {won(graph)}" for graph in target.graphs]
         else:
-            lines += [f"Your own code: eager mode was kept, because {target.reason}. `load()` runs `cells.py`."]
+            lines += [
+                f"Your own code: eager mode was kept, because {target.reason}. `load()` runs `cells.py`."
+            ]
         lines.append("")
     if notes:
         lines += ["## To know", "", *(f"- {note}" for note in notes), ""]

@@ -76,9 +76,14 @@ def write(
         >>> record = write(fast.run, Path("out"), source_cells=[])  # doctest: +SKIP
     """
     if run.working:
-        raise UsageError("candidates are still being built", hint="deepseek_lab.wait(), then the export again")
+        raise UsageError(
+            "candidates are still being built", hint="deepseek_lab.wait(), then the export again"
+        )
     if not any(one.runners for one in run.dispatchers.values()):
-        raise TargetError("nothing was captured, so there is nothing to export", hint="run the cell, then %deepseek export")
+        raise TargetError(
+            "nothing was captured, so there is nothing to export",
+            hint="run the cell, then %deepseek export out/",
+        )
     references = {
         name: one.eager.__name__
         for name, one in run.dispatchers.items()
@@ -86,7 +91,7 @@ def write(
     }
     source = _source.plain_source(source_cells, references)
     with _place.replacing(directory) as made:
-        writer = _Writer(run, made, source, as_)
+        writer = _Writer(run, made, source, as_, directory.name)
         writer.write()
     files = tuple(str(path.relative_to(directory)) for path in _place.files_of(directory))
     return ExportRecord(
@@ -103,11 +108,14 @@ def write(
 class _Writer:
     """Writes one export into a folder that nobody else sees yet."""
 
-    def __init__(self, run: Run, directory: Path, source: str, as_: str) -> None:
-        self.directory, self.source, self.as_ = directory, source, as_
+    def __init__(self, run: Run, directory: Path, source: str, as_: str, name: str) -> None:
+        self.directory, self.source, self.as_, self.name = directory, source, as_, name
         self.targets = _plan.plan(run, self._literals)
         self.chosen: dict[str, str] = {}
-        self.notes: list[str] = ["what is exported computes no gradients", "weights are those of the day of the export"]
+        self.notes: list[str] = [
+            "what is exported computes no gradients",
+            "weights are those of the day of the export",
+        ]
         self.requirements: tuple[str, ...] = ()
         self._packages = {"torch", "numpy"}
         self._samples: dict[str, list[dict[str, Any]]] = {}
@@ -120,12 +128,20 @@ class _Writer:
     def write(self) -> None:
         """Write everything."""
         with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-            for target in self.targets:
-                self._target(target, Path(scratch))
+            for target in list(self.targets):
+                try:
+                    self._target(target, Path(scratch))
+                except TargetError as error:
+                    if len(self.targets) == 1:
+                        raise
+                    self.targets.remove(target)
+                    self.notes.append(f"{target.name} is left out: {error.message}")
         self._cells()
         for name, copied in (("calls.py", "calls.py"), ("test_export.py", "replay.py")):
             shutil.copyfile(_HERE / copied, self.directory / name)
-        torch.save({"num_threads": torch.get_num_threads(), "calls": self._samples}, self.directory / "samples.pt")
+        torch.save(
+            {"num_threads": torch.get_num_threads(), "calls": self._samples}, self.directory / "samples.pt"
+        )
         names = ", ".join(target.name for target in self.targets)
         self._text("__init__.py", f'"""Exported from a notebook: {names}. README.md says how to use it."""\n')
         self.requirements = pinned(self._packages)
@@ -134,7 +150,9 @@ class _Writer:
             self._text("main.py", _texts.script(self.source, self.targets, self._weights))
         self.notes = list(dict.fromkeys(self.notes))
         files = [str(path.relative_to(self.directory)) for path in _place.files_of(self.directory)]
-        self._text("README.md", _texts.readme(self.targets, self.notes, self.requirements, files, self.as_))
+        folder = self.name if self.name.isidentifier() else "FOLDER"
+        text = _texts.readme(self.targets, self.notes, self.requirements, files, self.as_, folder)
+        self._text("README.md", text)
 
     def _text(self, name: str, text: str) -> None:
         (self.directory / name).write_text(text, encoding="utf-8")
@@ -146,19 +164,21 @@ class _Writer:
                 self._save_weights(target)
             self._text(f"{target.module}.py", _texts.program_module(target, self._parts(target, scratch)))
             return
-        self.chosen[target.name] = "eager"
-        self.notes.append(f"{target.name} is your own code in eager mode: {target.reason}")
         if not bound:
             raise TargetError(
                 f"eager mode was kept for {target.name}, and no cell that was given makes it",
-                hint=f"%deepseek export {self.directory.name.split('.')[1]} --cells with the one that makes {target.name}",
+                hint=f"%deepseek export out/ --cells with the one that makes {target.name}",
             )
         self._runs_cells = True
+        self.chosen[target.name] = "eager"
+        self.notes.append(f"{target.name} is your own code in eager mode: {target.reason}")
         self._save_weights(target)
         self._text(f"{target.module}.py", _texts.eager_module(target, self._weights.get(target.module)))
         sample = _plan.eager_sample(target, self._literals(target.name))
         if sample is None:
-            self.notes.append(f"the test does not replay {target.name}: its call takes more than tensors, or is random")
+            self.notes.append(
+                f"the test does not replay {target.name}: its call takes more than tensors, or is random"
+            )
         else:
             self._samples[target.module] = [{**sample, "runs": "eager", "plain": None, "speedup": None}]
 
@@ -181,7 +201,9 @@ class _Writer:
             constants = {at: one for at, one in enumerate(graph.arguments.constants) if one is not None}
             if constants:
                 torch.save(constants, files / "constants.pt")
-                self.notes.append(f"{target.name} holds tensors that your code took from outside of its arguments")
+                self.notes.append(
+                    f"{target.name} holds tensors that your code took from outside of its arguments"
+                )
             self._sample(target, graph, chosen, writes, files)
             self.chosen[graph.name] = graph.candidate
             self._packages.update(writes.packages)
@@ -190,7 +212,12 @@ class _Writer:
         return parts
 
     def _sample(
-        self, target: _plan.TargetPlan, graph: _plan.GraphPlan, chosen: ChosenGraph, writes: Exporter, files: Path
+        self,
+        target: _plan.TargetPlan,
+        graph: _plan.GraphPlan,
+        chosen: ChosenGraph,
+        writes: Exporter,
+        files: Path,
     ) -> None:
         """Store a call to replay, and plain PyTorch to time it against."""
         plain: Path | None = files / (writes.plain or "eager.pt2")
@@ -199,7 +226,9 @@ class _Writer:
                 save_plain(chosen, files / "eager.pt2")
             except Exception as error:  # torch.export has many ways to say no
                 plain = None
-                self.notes.append(f"{graph.name} has no plain PyTorch to time it against ({type(error).__name__})")
+                self.notes.append(
+                    f"{graph.name} has no plain PyTorch to time it against ({type(error).__name__})"
+                )
         took_place = graph.speedup if not isinstance(writes, PlainExporter) else None
         self._samples.setdefault(target.module, []).append(
             {
@@ -221,9 +250,8 @@ class _Writer:
         needed, local = distributions(_source.imported(self.source))
         if self._runs_cells:
             self._packages |= needed
-            self.notes += [f"cells.py imports {name}, which no package provides: copy it" for name in sorted(local)]
+            self.notes += [
+                f"cells.py imports {name}, which no package provides: copy it" for name in sorted(local)
+            ]
         else:
             self.notes.append("cells.py is there to be read; nothing that was exported runs it")
-
-
-

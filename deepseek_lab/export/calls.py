@@ -118,7 +118,10 @@ class Calls:
         for name in given.keys() | graph.fixed.keys():
             if name in roots:
                 continue
-            value, wanted = given.get(name, REQUIRED), graph.fixed.get(name, self.defaults.get(name, REQUIRED))
+            value, wanted = (
+                given.get(name, REQUIRED),
+                graph.fixed.get(name, self.defaults.get(name, REQUIRED)),
+            )
             if type(value) is not type(wanted) or value != wanted:
                 return None
         if not roots <= given.keys():

@@ -33,7 +33,8 @@ def part(name: str) -> Any:
         spec = importlib.util.spec_from_file_location(
             package, HERE / "__init__.py", submodule_search_locations=[str(HERE)]
         )
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules[package] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return importlib.import_module(f"{package}.{name}")
@@ -112,7 +113,9 @@ def test_outputs() -> None:
                 assert len(outputs) == len(sample["expected"]), f"{name}: {len(outputs)} outputs"
                 errors = [relative_error(a, b) for a, b in zip(outputs, sample["expected"], strict=True)]
                 worst = max(errors, default=0.0)
-                assert worst <= sample["tolerance"], f"{name}: max rel {worst:.1e} > {sample['tolerance']:.1e}"
+                assert worst <= sample["tolerance"], (
+                    f"{name}: max rel {worst:.1e} > {sample['tolerance']:.1e}"
+                )
             say(f"{name}  {sample['runs']}  max rel {worst:.1e} (allowed {sample['tolerance']:.1e})")
 
 

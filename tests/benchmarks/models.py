@@ -31,7 +31,8 @@ class Case:
 
 def _package(name: str) -> Path:
     spec = util.find_spec(name)
-    assert spec is not None and spec.submodule_search_locations, f"{name} is not installed: make setup"
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"{name} is not installed: make setup")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

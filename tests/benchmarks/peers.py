@@ -40,7 +40,9 @@ def torch_compile_frozen(case: Case) -> Call:
     """``torch.compile`` with frozen weights and max-autotune."""
     import torch._inductor.config as inductor
 
-    compiled = torch.compile(lambda **inputs: case.model._call_impl(**inputs), mode="max-autotune-no-cudagraphs")
+    compiled = torch.compile(
+        lambda **inputs: case.model._call_impl(**inputs), mode="max-autotune-no-cudagraphs"
+    )
     with inductor.patch(freezing=True):
         compiled(**case.inputs)
     return lambda: compiled(**case.inputs)

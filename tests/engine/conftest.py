@@ -25,7 +25,9 @@ def plant(folder: Path) -> Path:
     metadata = folder / "planted-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
-    names = [line.split("(")[0].removeprefix("class ") for line in text.splitlines() if line.startswith("class ")]
+    names = [
+        line.split("(")[0].removeprefix("class ") for line in text.splitlines() if line.startswith("class ")
+    ]
     entries = [f"{name} = planted_candidates:{name}" for name in names]
     entries += ["broken = planted_broken:CANDIDATE", "absent = planted_candidates:NoSuchName"]
     (metadata / "entry_points.txt").write_text("[deepseek_lab.candidates]\n" + "\n".join(entries) + "\n")

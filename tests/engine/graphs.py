@@ -14,7 +14,9 @@ from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.tracing import Tracer
 
 
-def capture(target: Callable[..., Any], *args: Any, dynamic: bool = False, **kwargs: Any) -> list[GraphRunner]:
+def capture(
+    target: Callable[..., Any], *args: Any, dynamic: bool = False, **kwargs: Any
+) -> list[GraphRunner]:
     """The runners of the graphs that one call of ``target`` is captured as."""
     runners: list[GraphRunner] = []
 

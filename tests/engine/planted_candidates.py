@@ -63,7 +63,9 @@ class Wrong(Fast):
 
     def load(self, directory, spec):
         program = super().load(directory, spec)
-        return lambda live, weights: [out + 0.01 if out.is_floating_point() else out for out in program(live, weights)]
+        return lambda live, weights: [
+            out + 0.01 if out.is_floating_point() else out for out in program(live, weights)
+        ]
 
 
 class Forgetful(Fast):
@@ -165,7 +167,10 @@ class SharesInput(Fast):
 
         def shares(live, weights):
             outputs = program(live, weights)
-            return [next((t for t in live if t.shape == out.shape and torch.equal(t, out)), out) for out in outputs]
+            return [
+                next((t for t in live if t.shape == out.shape and torch.equal(t, out)), out)
+                for out in outputs
+            ]
 
         return shares
 

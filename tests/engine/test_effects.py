@@ -207,3 +207,46 @@ def test_global_that_the_function_writes() -> None:
     for _ in range(3):
         equal(fast(x), x + 1.0)
     assert log == [0, 1, 2, 3]
+
+
+def test_waiting_for_another_kind_of_call_repeats_none_of_its_effects(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Evaluation first, then one step of training: what the step did is done once."""
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(WIDTH)
+            self.num_calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.num_calls += 1
+            return self.norm(tower(x)) * 2.0
+
+    module = Noisy().eval()
+    twin = pristine(module)
+    fast = deepseek_lab.optimize(module, backends=("planted-fast",))
+    with torch.no_grad():
+        fast(x := rows()), twin(x)
+        deepseek_lab.wait(120)
+        module.train(), twin.train()  # type: ignore[attr-defined]
+        equal(fast(x), twin(x))
+        deepseek_lab.wait(120)
+    equal(module.state_dict(), twin.state_dict())  # type: ignore[attr-defined]
+    assert module.num_calls == 2
+
+
+def test_waiting_for_another_kind_of_call_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def talking(x: Tensor) -> Tensor:
+        print("hello")
+        return tower(x) * 2.0
+
+    fast = deepseek_lab.optimize(talking, backends=("planted-fast",))
+    fast(rows())
+    deepseek_lab.wait(120)
+    for _ in range(3):
+        fast(rows(1000))
+    capsys.readouterr()
+    deepseek_lab.wait(120)
+    assert capsys.readouterr().out == ""

@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 import deepseek_lab
-from tests.engine.cases import FAST, WIDTH, Tower, decided, equal, installed, pristine, reasons, rows, tower, uses_program
+from tests.engine.cases import (
+    FAST,
+    WIDTH,
+    Tower,
+    decided,
+    equal,
+    installed,
+    pristine,
+    reasons,
+    rows,
+    tower,
+    uses_program,
+)
 
 pytestmark = pytest.mark.usefixtures("strangers")
 
@@ -104,7 +116,9 @@ def test_keyword_in_place_of_position() -> None:
 
 def test_wrong_arguments_raise_what_python_raises() -> None:
     fast = installed(Tower(), rows())
-    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given|unexpected|positional"):
+    with pytest.raises(
+        TypeError, match="takes 2 positional arguments but 3 were given|unexpected|positional"
+    ):
         fast(rows(), rows())
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         fast()

@@ -14,7 +14,19 @@ import torch
 from torch import Tensor, nn
 
 import deepseek_lab
-from tests.engine.cases import FAST, WIDTH, Tower, decided, equal, installed, pristine, reasons, rows, tower, uses_program
+from tests.engine.cases import (
+    FAST,
+    WIDTH,
+    Tower,
+    decided,
+    equal,
+    installed,
+    pristine,
+    reasons,
+    rows,
+    tower,
+    uses_program,
+)
 
 pytestmark = pytest.mark.usefixtures("strangers")
 
@@ -95,7 +107,12 @@ def test_global_hook() -> None:
 def test_copy_is_the_plain_module() -> None:
     module, x = Tower(), rows()
     fast, twin = installed(module, x), pristine(module)
-    for made in (copy.deepcopy(module), copy.deepcopy(fast), pickle.loads(pickle.dumps(module)), pickle.loads(pickle.dumps(fast))):
+    for made in (
+        copy.deepcopy(module),
+        copy.deepcopy(fast),
+        pickle.loads(pickle.dumps(module)),
+        pickle.loads(pickle.dumps(fast)),
+    ):
         assert type(made) is Tower
         assert made._compiled_call_impl is None
         with torch.no_grad():

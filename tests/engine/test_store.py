@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -24,7 +25,9 @@ def _key(graph: str = "g", **parts: str) -> Key:
     return Key.of(**{"graph": graph, "weights": "w", "threads": "2", **parts})
 
 
-def _put(store: Store, key: Key, content: bytes = b"content", record: dict[str, object] | None = None) -> Path:
+def _put(
+    store: Store, key: Key, content: bytes = b"content", record: dict[str, object] | None = None
+) -> Path:
     scratch = store.scratch()
     (scratch / "inner").mkdir()
     (scratch / "inner" / "model.bin").write_bytes(content)
@@ -151,7 +154,9 @@ def test_put_where_nothing_can_be_written(tmp_path: Path) -> None:
 def _hammer(root: str, seed: int) -> None:
     store, key = Store(Path(root)), _key()
     for _ in range(40):
-        _put(store, key, bytes([seed]) * 5000, {"seed": seed})
+        # Given up after some tries: whoever calls this goes on without an entry.
+        with contextlib.suppress(ArtifactError):
+            _put(store, key, bytes([seed]) * 5000, {"seed": seed})
         entry = store.get(key)
         if entry is not None:
             try:

@@ -37,7 +37,10 @@ class EagerCandidate(Candidate):
 
     def plan(self, spec: Spec) -> str:
         """The plan in PyTorch's words."""
-        return f"program = torch.export.load('program.pt2').module()  # computes in {spec.precision}\noutputs = program(*inputs)\n"
+        return (
+            f"program = torch.export.load('program.pt2').module()  # computes in {spec.precision}\n"
+            "outputs = program(*inputs)\n"
+        )
 
 
 CANDIDATE = EagerCandidate()

@@ -47,13 +47,17 @@ class InductorCandidate(Candidate):
         def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
             own, rest = iter(weights), iter(live)
             with torch.no_grad():
-                return outputs_of(loaded(*[(next(own) if weight else next(rest)).detach() for weight in is_weight]))
+                return outputs_of(
+                    loaded(*[(next(own) if weight else next(rest)).detach() for weight in is_weight])
+                )
 
         return program
 
     def plan(self, spec: Spec) -> str:
         """The plan in Inductor's words."""
-        return "model = torch._inductor.aoti_load_package('model.pt2')\noutputs = model(*inputs_and_weights)\n"
+        return (
+            "model = torch._inductor.aoti_load_package('model.pt2')\noutputs = model(*inputs_and_weights)\n"
+        )
 
 
 def outputs_of(result: Any) -> Sequence[Tensor]:

@@ -42,7 +42,10 @@ class FrozenInductorCandidate(Candidate):
 
     def plan(self, spec: Spec) -> str:
         """The plan in Inductor's words."""
-        return "model = torch._inductor.aoti_load_package('model.pt2')  # weights frozen inside\noutputs = model(*inputs)\n"
+        return (
+            "model = torch._inductor.aoti_load_package('model.pt2')  # weights frozen inside\n"
+            "outputs = model(*inputs)\n"
+        )
 
 
 CANDIDATE = FrozenInductorCandidate()

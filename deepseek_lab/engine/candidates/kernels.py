@@ -39,7 +39,8 @@ def rewrite(graph: fx.GraphModule, kernels: dict[str, Callable[..., Tensor]]) ->
             continue
         given = _arguments(node, ("input", "weight", "bias"))
         x, weight, bias = given["input"], given["weight"], given.get("bias")
-        target, arguments = "linear", (x, weight, bias)
+        target = "linear"
+        arguments: tuple[Any, ...] = (x, weight, bias)
         if _only_user(x) and x.target is _LAYER_NORM:
             norm = _arguments(x, ("input", "normalized_shape", "weight", "bias", "eps"))
             if len(norm["normalized_shape"]) == 1:
@@ -156,7 +157,9 @@ class KernelsCandidate(Candidate):
 
     def plan(self, spec: Spec) -> str:
         """The plan in the operators' names."""
-        return "# the captured graph, with torch.ops.deepseek.{linear, layer_norm_linear, gelu_linear} in it\n"
+        return (
+            "# the captured graph, with torch.ops.deepseek.{linear, layer_norm_linear, gelu_linear} in it\n"
+        )
 
 
 class Int8KernelsCandidate(KernelsCandidate):

@@ -50,7 +50,6 @@ class OpenVINOCandidate(Candidate):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": spec.num_threads,
             "ENABLE_CPU_PINNING": False,
-            "COMPILATION_NUM_THREADS": 1,
         }
         core = ov.Core()
         if spec.precision == "fp16" and "FP16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -68,14 +67,17 @@ class OpenVINOCandidate(Candidate):
             for index, tensor in enumerate(live):
                 request.set_input_tensor(index, bind(tensor.detach().contiguous()))
             if static:
-                outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+                outputs = [
+                    torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
+                ]
                 for index, tensor in enumerate(outputs):
                     request.set_output_tensor(index, bind(tensor))
                 request.infer()
                 return outputs
             request.infer()
             return [
-                torch.from_numpy(request.get_output_tensor(index).data).clone() for index in range(len(dtypes))
+                torch.from_numpy(request.get_output_tensor(index).data).clone()
+                for index in range(len(dtypes))
             ]
 
         return program

@@ -40,7 +40,7 @@ class ChosenGraph:
 
     @property
     def static(self) -> bool:
-        """Whether every size of the graph's inputs is fixed, and with them those of its outputs."""
+        """Whether every size of the graph's inputs is fixed."""
         return not self.problem.spec.dynamic
 
     @property
@@ -86,7 +86,7 @@ class Exporter(abc.ABC):
         """
 
 
-_BUILT_IN = ("eager_cast", "inductor", "inductor_frozen", "kernels", "onnxruntime", "openvino")
+_BUILT_IN = ("eager_cast", "executorch", "inductor", "inductor_frozen", "kernels", "onnxruntime", "openvino")
 
 
 def exporter(candidate: str) -> Exporter:

@@ -45,6 +45,8 @@ class OnnxRuntimeExporter(Exporter):
 
         model = onnx.load(graph.artifact / "model.onnx", load_external_data=False)
         names = [one.name for one in model.graph.input]
+        dims = [dim for one in model.graph.output for dim in one.type.tensor_type.shape.dim]
+        static = graph.static and all(dim.HasField("dim_value") for dim in dims)
         return (
             "options = onnxruntime.SessionOptions()\n"
             f"options.intra_op_num_threads = {graph.problem.spec.num_threads}\n"
@@ -53,7 +55,7 @@ class OnnxRuntimeExporter(Exporter):
             ")\n"
             f"names = {names!r}\n"
             "taken = {port.name for port in session.get_inputs()}\n"
-            + (_STATIC if graph.static else _DYNAMIC).format(results=graph.results)
+            + (_STATIC if static else _DYNAMIC).format(results=graph.results)
         )
 
 

@@ -44,7 +44,11 @@ class OpenVINOExporter(Exporter):
 
     def code(self, graph: ChosenGraph) -> str:
         """The plan in OpenVINO's words."""
+        import openvino
+
         spec = graph.problem.spec
+        ports = openvino.Core().read_model(graph.artifact / "model.xml").outputs
+        static = graph.static and all(port.get_partial_shape().is_static for port in ports)
         return (
             "options = {\n"
             f'    "INFERENCE_PRECISION_HINT": "{_HINTS[spec.precision]}",\n'
@@ -54,7 +58,7 @@ class OpenVINOExporter(Exporter):
             "}\n"
             'model = openvino.Core().compile_model(files / "model.xml", "CPU", options)\n'
             "request = model.create_infer_request()\n"
-            + (_STATIC if graph.static else _DYNAMIC).format(results=graph.results)
+            + (_STATIC if static else _DYNAMIC).format(results=graph.results)
         )
 
 

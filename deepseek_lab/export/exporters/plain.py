@@ -24,7 +24,9 @@ class PlainExporter(Exporter):
 
     def __init__(self, candidate: str) -> None:
         self.candidate = candidate
-        self.note = f"{candidate} has no form outside of deepseek_lab: plain PyTorch runs here, at eager's speed"
+        self.note = (
+            f"{candidate} has no form outside of deepseek_lab: plain PyTorch runs here, at eager's speed"
+        )
 
     @property
     def needs_artifact(self) -> bool:

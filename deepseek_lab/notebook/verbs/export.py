@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from deepseek_lab.base.errors import UsageError
 from deepseek_lab.notebook import cells
@@ -25,7 +25,7 @@ def run(plan: Plan, host: Host) -> Shown:
         raise UsageError(f"{directory} is a file, not a folder", hint="%deepseek export out/")
     as_: Literal["module", "script"] = "script" if command.text("as") == "script" else "module"
     taken = source_cells(run, host, command.text("cells"))
-    record: Any = export.write(run, directory, source_cells=taken, as_=as_)
+    record: Any = export.write(cast(Any, run), directory, source_cells=taken, as_=as_)
     fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     rows = [(name.replace("_", " "), _words(value)) for name, value in fields.items()]
     return table(f"export  {directory}", ("what", "value"), rows)

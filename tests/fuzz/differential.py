@@ -1,0 +1,217 @@
+"""One random graph through the real way: captured, sent, built, loaded, verified, and then judged independently."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepseek_lab.base.errors import CaptureError
+from deepseek_lab.engine import candidates, verify
+from deepseek_lab.engine.builder_process import analyse
+from deepseek_lab.engine.candidates import NotApplicable
+from deepseek_lab.engine.runtime import GraphRunner, in_order
+from tests.engine.graphs import capture, sent
+from tests.fuzz.graphs import Graph, Recipe, inputs_for, random_recipe
+
+FRESH = 3
+"""Sets of fresh inputs on which a candidate that passed verification is judged."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of the graphs."""
+
+    graphs: int = 0
+    kept_eager: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    installed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    refused: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
+    failed: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
+    wrong: list[str] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.graphs} graphs", f"  kept eager before building: {_counted(self.kept_eager)}"]
+        for name in sorted({*self.installed, *self.refused, *self.failed}):
+            lines.append(f"  {name}: {self.installed[name]} would be installed")
+            lines.append(f"    refused: {_counted(self.refused.get(name, collections.Counter()))}")
+            lines.append(f"    failed:  {_counted(self.failed.get(name, collections.Counter()))}")
+        return "\n".join([*lines, f"  installed with a wrong result: {len(self.wrong)}", *self.wrong])
+
+
+def _counted(counter: collections.Counter[str]) -> str:
+    rest = sum(counter.values()) - sum(count for _, count in counter.most_common(6))
+    words = [f"{count} {reason}" for reason, count in counter.most_common(6)]
+    return f"{sum(counter.values())}" + (
+        f" ({'; '.join(words)}{f'; {rest} others' if rest else ''})" if words else ""
+    )
+
+
+def one_graph(seed: int, names: Sequence[str], tally: Tally) -> None:
+    """Make the graph of a seed, build it with each of the candidates, and judge those that pass."""
+    recipe = random_recipe(seed)
+    tally.graphs += 1
+    torch.manual_seed(seed)
+    module = Graph(recipe)
+    twin_inputs = inputs_for(recipe, seed)
+    try:
+        runners = capture(module, *inputs_for(recipe, seed))
+    except Exception as error:
+        tally.wrong.append(f"seed {seed}: capture raised {type(error).__name__}: {error}\n    {recipe}")
+        return
+    finally:
+        torch._dynamo.reset()
+    if len(runners) != 1:
+        tally.kept_eager["captured as several graphs" if runners else "nothing to capture"] += 1
+        return
+    (runner,) = runners
+    if runner.refusal is not None:
+        tally.kept_eager[runner.refusal] += 1
+        return
+    folder = Path(tempfile.mkdtemp(prefix="deepseek_lab-fuzz-"))
+    try:
+        _build(recipe, runner, twin_inputs, names, tally, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build(
+    recipe: Recipe,
+    runner: GraphRunner,
+    inputs: tuple[Tensor, ...],
+    names: Sequence[str],
+    tally: Tally,
+    folder: Path,
+) -> None:
+    try:
+        problem = sent(runner.problem(), folder / "problem")
+    except CaptureError as error:
+        tally.kept_eager[error.message[:60]] += 1
+        return
+    found = analyse(problem)
+    if found.refusal is not None:
+        tally.kept_eager["".join(c for c in found.refusal if not c.isdigit())] += 1
+        return
+    expected = verify.expectations(problem)
+    for name in names:
+        one = candidates.registered()[name]
+        refused = tally.refused.setdefault(name, collections.Counter())
+        failed = tally.failed.setdefault(name, collections.Counter())
+        if (why := one.refuse(problem.spec)) is not None:
+            refused[why] += 1
+            continue
+        directory = folder / name
+        directory.mkdir()
+        try:
+            one.build(problem, directory)
+            program = one.load(directory, problem.spec)
+            verdict = verify.agreement(lambda live, p=program: p(live, problem.weights), expected, "float32")  # type: ignore[misc]
+        except NotApplicable:
+            refused["offers nothing to do"] += 1
+            continue
+        except Exception as error:
+            failed[type(error).__name__] += 1
+            continue
+        if not verdict.ok:
+            refused["wrong: " + verdict.detail.split(" (")[0].split(" at output")[0][:40]] += 1
+            continue
+        tally.installed[name] += 1
+        for number in range(FRESH):
+            tally.wrong.extend(_judge(recipe, runner, name, program, found.output_order, number))
+
+
+def _judge(
+    recipe: Recipe,
+    runner: GraphRunner,
+    name: str,
+    program: candidates.Program,
+    order: Sequence[tuple[int, ...] | None],
+    number: int,
+) -> list[str]:
+    """Install the program as the engine does and call it on inputs that verification has not seen."""
+    fresh = inputs_for(recipe, recipe.seed * 31 + number + 1)
+    torch.manual_seed(recipe.seed)
+    module = Graph(recipe)
+    arguments = _arguments(runner, recipe, fresh)
+    with torch.no_grad():
+        wanted = runner.eager(*[a.clone() if isinstance(a, Tensor) else a for a in arguments])
+        live = [arguments[position] for position in runner._live_positions]
+        kept = [tensor.clone() for tensor in live]
+        weights = [arguments[position] for position in runner._weight_positions]
+        try:
+            got = [in_order(out, one) for out, one in zip(program(live, weights), order, strict=True)]
+        except Exception:
+            return []  # the runner answers with eager then
+        exact = _exact(runner, arguments)
+    problems = []
+    for index, (mine, theirs, best) in enumerate(zip(got, wanted, exact, strict=True)):
+        if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+            problems.append(f"output {index} is {mine.dtype}{list(mine.shape)}")
+        elif not _close(mine, theirs, best):
+            error, own = verify.relative_error(mine, theirs), verify.relative_error(theirs, best)
+            problems.append(
+                f"output {index} differs by {error:.2g} from eager, which is {own:.2g} from float64"
+            )
+    for index, (before, after) in enumerate(zip(kept, live, strict=True)):
+        if not torch.equal(before.nan_to_num(), after.nan_to_num()):
+            problems.append(f"input {index} was changed")
+    del module
+    return [
+        f"seed {recipe.seed}: {name}: {problem} on fresh inputs {number}\n    {recipe}"
+        for problem in problems
+    ]
+
+
+def _arguments(runner: GraphRunner, recipe: Recipe, fresh: Sequence[Tensor]) -> list[Tensor]:
+    """The graph's own arguments, its live inputs exchanged for fresh ones of the recipe."""
+    last = runner._last
+    assert last is not None
+    seen = inputs_for(recipe, recipe.seed)
+    arguments = list(last)
+    taken: set[int] = set()
+    for position in runner._live_positions:
+        index = next(
+            i for i, old in enumerate(seen) if i not in taken and _same_bits(old, arguments[position])
+        )
+        taken.add(index)
+        arguments[position] = fresh[index]
+    return arguments
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
+
+
+def _exact(runner: GraphRunner, arguments: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The results with float64 inputs and weights where that runs; eager's own otherwise."""
+    eager = runner.eager(*[a.clone() if isinstance(a, Tensor) else a for a in arguments])
+    try:
+        wide = [
+            a.double() if isinstance(a, Tensor) and a.dtype == torch.float32 else a.clone() for a in arguments
+        ]
+        found = runner.eager(*wide)
+    except (RuntimeError, TypeError, ValueError):
+        return eager  # type: ignore[no-any-return]
+    return [new if new.shape == old.shape else old for new, old in zip(found, eager, strict=True)]
+
+
+_ALLOWED = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def _close(mine: Tensor, theirs: Tensor, best: Tensor) -> bool:
+    """Ten times what verification allows, or as near to float64 as eager is to within a factor of ten.
+
+    A step function turns a rounding difference into a whole one: a few elements on the other side of it, where
+    eager too is on another side than float64, are no fault of a candidate's.
+    """
+    if not mine.dtype.is_floating_point:
+        return bool((mine == theirs).all()) or bool((best.to(theirs.dtype) != theirs).any())
+    own = verify.relative_error(theirs, best)
+    allowed = max(_ALLOWED[mine.dtype], 10 * own)
+    return verify.relative_error(mine, theirs) <= allowed or (math.isinf(own) and mine.shape == theirs.shape)
