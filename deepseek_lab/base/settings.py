@@ -75,7 +75,7 @@ class Settings:
                 return word in _TRUE
             if kind is tuple:
                 return tuple(part.strip() for part in text.split(",") if part.strip())
-            if kind is Path:
+            if issubclass(kind, Path):
                 return Path(text).expanduser()
             return kind(text)
         except ValueError:

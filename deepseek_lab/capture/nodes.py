@@ -65,9 +65,9 @@ def operation(node: fx.Node) -> str:
         return "output" if node.op == "output" else "constant"
     if node.op == "call_method":
         return str(node.target)
-    target: Any = node.target
-    name = getattr(target, "__name__", str(target))
-    return str(name).rpartition(".")[0] if isinstance(target, torch._ops.OpOverload) else str(name)
+    called: Any = node.target
+    name = getattr(called, "__name__", str(called))
+    return str(name).rpartition(".")[0] if isinstance(called, torch._ops.OpOverload) else str(name)
 
 
 def module_path(node: fx.Node) -> str:

@@ -91,7 +91,7 @@ class Dispatcher:
             lane.sample = (args, kwargs)
             if state == "racing":
                 return self._race_call(lane, args, kwargs)
-            value, elapsed = timed(lambda: self.eager(*args, **kwargs))
+            value, elapsed = timed(self._eager, args, kwargs)
             lane.eager_s = min(lane.eager_s or elapsed, elapsed)
             self._donate(elapsed)
             return value
@@ -111,7 +111,7 @@ class Dispatcher:
                 lane, args, kwargs, dynamic=len(lane.shapes) > 1 or self._looks_growing(kwargs)
             )
         lane.sample = (args, kwargs)
-        value, elapsed = timed(lambda: self.eager(*args, **kwargs))
+        value, elapsed = timed(self._eager, args, kwargs)
         lane.missed_s += elapsed
         lane.eager_s = min(lane.eager_s or elapsed, elapsed)
         return value
@@ -132,7 +132,7 @@ class Dispatcher:
         before = sum(runner.num_calls for runner in lane.runners)
         self._local.inside = True
         try:
-            value, elapsed = timed(lambda: self._tracer.run(args, kwargs))  # type: ignore[union-attr]
+            value, elapsed = timed(self._tracer.run, args, kwargs)
         finally:
             self._local.inside = False
         if sum(runner.num_calls for runner in lane.runners) == before:
@@ -259,7 +259,7 @@ class Dispatcher:
         tracer = self._tracer
         fast = lane.race.arm == "fast"
         before = sum(runner.num_calls for runner in lane.runners)
-        value, elapsed = timed(lambda: (tracer.run if fast else self._eager)(args, kwargs))
+        value, elapsed = timed(tracer.run if fast else self._eager, args, kwargs)
         if fast and sum(runner.num_calls for runner in lane.runners) == before:
             self._missed(lane, args, kwargs, elapsed)
             return value

@@ -141,9 +141,9 @@ class Lane:
         self.state, self.reason, self.ratio, self.sample = state, reason, ratio or self.ratio, None
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+def timed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float]:
     """A call's value and its seconds."""
     __tracebackhide__ = True
     start = time.perf_counter()
-    value = call()
+    value = call(args, kwargs)
     return value, time.perf_counter() - start

@@ -281,5 +281,6 @@ def weights_digest(weights: Sequence[Tensor]) -> str:
             plain = plain.contiguous()
         digest.update(f"{tuple(weight.shape)}{weight.dtype}".encode())
         if plain.numel():
-            digest.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+            data: Any = plain.reshape(-1).view(torch.uint8).numpy()
+            digest.update(data)
     return digest.hexdigest()

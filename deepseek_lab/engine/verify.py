@@ -179,7 +179,7 @@ def agreement(
     worst, worst_eager, detail, ok = 0.0, 0.0, "", True
     owners: list[Tensor] = []  # inputs and results of every set, held so that memory shared with one shows
     for case in expected:
-        live = tuple(t.clone() for t in case.live)
+        live = tuple(_in_layout_of(t, like) for t, like in zip(case.live, expected[0].live, strict=True))
         outputs = run(live)
         if (broken := _broken_promise(case.live, live, outputs, owners)) is not None:
             return Agreement(False, math.inf, 0.0, f"{broken} on {case.label}")
@@ -205,6 +205,14 @@ def agreement(
                 )
             worst = max(worst, error)
     return Agreement(ok, worst, worst_eager, detail)
+
+
+def _in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """A copy that is laid out in memory as the cell's own input is, gaps between elements included."""
+    if any(size > 1 and stride == 0 for size, stride in zip(like.shape, like.stride(), strict=True)):
+        return tensor.clone()  # expanded: its elements share memory and cannot be written one by one
+    made = torch.empty_strided(like.shape, like.stride(), dtype=tensor.dtype, device=tensor.device)
+    return made.copy_(tensor)
 
 
 def _broken_promise(

@@ -48,14 +48,15 @@ class _Pickler(pickle.Pickler):
             return ("higher_order", value._name)
         if isinstance(value, fx.GraphModule):
             return ("graph", to_bytes(value))
-        # torch.nn.functional.max_pool2d and its like are closures under a public name.
-        if (
-            isinstance(value, types.FunctionType)
-            and "<locals>" in value.__qualname__
-            and getattr(sys.modules.get(value.__module__ or ""), value.__name__, None) is value
-        ):
-            return ("function", value.__module__, value.__name__)
+        if isinstance(value, types.FunctionType) and "<locals>" in value.__qualname__:
+            return _public_name(value)
         return None
+
+
+def _public_name(function: types.FunctionType) -> tuple[str, str, str] | None:
+    """Where a closure can be imported from: torch.nn.functional.max_pool2d and its like are closures."""
+    module, name = function.__module__, function.__name__
+    return ("function", module, name) if vars(sys.modules[module]).get(name) is function else None
 
 
 class _Unpickler(pickle.Unpickler):

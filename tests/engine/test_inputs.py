@@ -116,9 +116,7 @@ def test_keyword_in_place_of_position() -> None:
 
 def test_wrong_arguments_raise_what_python_raises() -> None:
     fast = installed(Tower(), rows())
-    with pytest.raises(
-        TypeError, match="takes 2 positional arguments but 3 were given|unexpected|positional"
-    ):
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
         fast(rows(), rows())
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         fast()

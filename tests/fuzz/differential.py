@@ -136,8 +136,6 @@ def _judge(
 ) -> list[str]:
     """Install the program as the engine does and call it on inputs that verification has not seen."""
     fresh = inputs_for(recipe, recipe.seed * 31 + number + 1)
-    torch.manual_seed(recipe.seed)
-    module = Graph(recipe)
     arguments = _arguments(runner, recipe, fresh)
     with torch.no_grad():
         wanted = runner.eager(*[a.clone() if isinstance(a, Tensor) else a for a in arguments])
@@ -148,7 +146,7 @@ def _judge(
             got = [in_order(out, one) for out, one in zip(program(live, weights), order, strict=True)]
         except Exception:
             return []  # the runner answers with eager then
-        exact = _exact(runner, arguments)
+        exact = _exact(recipe, runner, arguments)
     problems = []
     for index, (mine, theirs, best) in enumerate(zip(got, wanted, exact, strict=True)):
         if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
@@ -161,7 +159,6 @@ def _judge(
     for index, (before, after) in enumerate(zip(kept, live, strict=True)):
         if not torch.equal(before.nan_to_num(), after.nan_to_num()):
             problems.append(f"input {index} was changed")
-    del module
     return [
         f"seed {recipe.seed}: {name}: {problem} on fresh inputs {number}\n    {recipe}"
         for problem in problems
@@ -188,19 +185,26 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
 
-def _exact(runner: GraphRunner, arguments: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The results with float64 inputs and weights where that runs; eager's own otherwise."""
+def _exact(recipe: Recipe, runner: GraphRunner, arguments: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The results in float64 where that runs; eager's own otherwise."""
     eager = runner.eager(*[a.clone() if isinstance(a, Tensor) else a for a in arguments])
+    narrow = any(dtype in _NARROW for _, dtype, _ in recipe.inputs) or any(
+        name in _CASTS for name, *_ in recipe.steps
+    )
+    wide = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
     try:
-        wide = [
-            a.double() if isinstance(a, Tensor) and a.dtype == torch.float32 else a.clone() for a in arguments
-        ]
-        found = runner.eager(*wide)
+        if narrow:  # eager rounds on its way, and that is part of how far a candidate may be from it
+            with verify.Float64Mode():
+                found = runner.eager(*wide)
+        else:
+            found = runner.eager(*[a.clone() if isinstance(a, Tensor) else a for a in wide])
     except (RuntimeError, TypeError, ValueError):
         return eager  # type: ignore[no-any-return]
     return [new if new.shape == old.shape else old for new, old in zip(found, eager, strict=True)]
 
 
+_NARROW = (torch.float16, torch.bfloat16)
+_CASTS = ("to half", "to bfloat16")
 _ALLOWED = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 

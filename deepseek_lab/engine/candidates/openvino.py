@@ -64,8 +64,10 @@ class OpenVINOCandidate(Candidate):
             return ov.Tensor(tensor.numpy(), shared_memory=True)
 
         def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-            for index, tensor in enumerate(live):
-                request.set_input_tensor(index, bind(tensor.detach().contiguous()))
+            # Held until the request is done: it reads this memory and owns none of it.
+            inputs = [tensor.detach().contiguous() for tensor in live]
+            for index, tensor in enumerate(inputs):
+                request.set_input_tensor(index, bind(tensor))
             if static:
                 outputs = [
                     torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
