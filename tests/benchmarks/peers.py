@@ -31,7 +31,6 @@ class _FirstTensor(torch.nn.Module):
 
 def torch_compile(case: Case) -> Call:
     """``torch.compile(model)``."""
-    torch._dynamo.reset()
     compiled = torch.compile(case.model._call_impl)
     return lambda: compiled(**case.inputs)
 
