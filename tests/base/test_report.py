@@ -53,8 +53,10 @@ SUMMARIES: dict[str, tuple[tuple[ev.Event, ...], str]] = {
     "at work": ((STARTED, _captured()), "optimize  working: 1 of 1 graphs undecided, eager meanwhile"),
     "won": (
         WON,
-        "optimize  1.60x (95% 1.50-1.70)  covered 100%  agrees with eager (max rel 3e-06)  fast"
-        "  pays off after 4000 calls",
+        (
+            "optimize  1.60x (95% 1.50-1.70)  covered 100%  agrees with eager (max rel 3e-06)  fast"
+            "  pays off after 4000 calls"
+        ),
     ),
     "lost": (
         (
