@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.modules.module import _has_any_global_hook
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.settings import settings
@@ -66,6 +67,8 @@ class Dispatcher:
         self._local = threading.local()
         self._tracer: Tracer | None = None
         self._fallbacks: set[tuple[str, str]] = set()
+        self._hooks = _hook_tables(module)
+        self._num_hooks = tuple(map(len, self._hooks))
 
     # -- the call ---------------------------------------------------------------------------------
 
@@ -74,11 +77,17 @@ class Dispatcher:
         __tracebackhide__ = True
         if getattr(self._local, "inside", False) or torch.compiler.is_compiling():
             return self.eager(*args, **kwargs)
+        if self._hooks and tuple(map(len, self._hooks)) != self._num_hooks:
+            self._hooks_changed()
+            return self.eager(*args, **kwargs)
         training = self.module.training if self.module is not None else False
         key = lane_key(args, kwargs, training)
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(name=f"{self.name}#{len(self.lanes) + 1}")
+        if _has_any_global_hook():  # Dynamo guards each module's own hooks, not these
+            self._fell_back(lane, "hooks of all modules are registered; run in eager mode")
+            return self.eager(*args, **kwargs)
         state = lane.state
         if state == "fast":
             return self._fast(lane, args, kwargs)
@@ -98,6 +107,15 @@ class Dispatcher:
         finally:
             self._local.inside = False
 
+    def _hooks_changed(self) -> None:
+        """A hook was added or removed since the target was taken: it runs in eager mode, where hooks are seen."""
+        self._emit_once("a hook was added or removed; calls run in eager mode, where it is seen")
+
+    def _emit_once(self, reason: str) -> None:
+        if (self.name, reason) not in self._fallbacks:
+            self._fallbacks.add((self.name, reason))
+            self._emit(ev.FellBack(run=self.run_id, target=self.name, reason=reason))
+
     def _new(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         __tracebackhide__ = True
         # The first call is captured at once, unless it opens a generation: what pays there is the step.
@@ -110,6 +128,8 @@ class Dispatcher:
             return self.capture(
                 lane, args, kwargs, dynamic=len(lane.shapes) > 1 or self._looks_growing(kwargs)
             )
+        # Only a step of a generation may be repeated by wait(): other calls could print, count or append again.
+        lane.repeatable = self._looks_growing(kwargs)
         lane.sample = (args, kwargs)
         value, elapsed = timed(self._eager, args, kwargs)
         lane.missed_s += elapsed
@@ -177,8 +197,9 @@ class Dispatcher:
         if not hit:
             lane.settle("eager", "nothing could be captured from the call")
             return value
-        lane.state, lane.sample = "building", (args, kwargs)
-        for runner in self._captured:
+        # A call that was interrupted leaves graphs that Dynamo has and the workshop has not: their turn is now.
+        new = [r for r in self.runners if not r.submitted and (r in hit or r in self._captured)]
+        for runner in new:
             self._emit(
                 ev.GraphCaptured(
                     run=self.run_id,
@@ -186,11 +207,13 @@ class Dispatcher:
                     graph=runner.graph_id,
                     nodes=graph_nodes(runner.graph_module, site),
                     signature=runner.spec.signature if runner.spec else "",
-                    capture_s=lane.capture_s / len(self._captured),
+                    capture_s=lane.capture_s / len(new),
                     dynamic=runner.spec.dynamic if runner.spec else False,
                 )
             )
             self._submit(self, runner)
+            runner.submitted = True
+        lane.state, lane.sample = "building", (args, kwargs)
         self.advance()
         return value
 
@@ -323,7 +346,9 @@ class Dispatcher:
     @property
     def undecided(self) -> bool:
         """Whether a lane still has something to find out."""
-        return not self.stopped and any(lane.undecided for lane in self.lanes.values())
+        return not self.stopped and any(
+            lane.undecided and (lane.state != "new" or lane.repeatable) for lane in self.lanes.values()
+        )
 
     def progress(self, until: Callable[[], bool]) -> bool:
         """Do one piece of work that may be done in the user's time. Returns whether there was any.
@@ -332,7 +357,7 @@ class Dispatcher:
         """
         for key, lane in list(self.lanes.items()):
             training, grad, inference = key[:3]
-            if lane.sample is None or until():
+            if lane.sample is None or until() or (lane.state == "new" and not lane.repeatable):
                 continue
             if self.module is not None and self.module.training != training:
                 continue
@@ -402,6 +427,16 @@ class Dispatcher:
             if lane.undecided:
                 lane.settle("eager", "stopped by the user")
                 self._decided(lane, "eager")
+
+
+def _hook_tables(module: torch.nn.Module | None) -> list[Any]:
+    """The tables in which hooks of a module, of its children and of all modules are kept."""
+    if module is None:
+        return []
+    shared = vars(torch.nn.modules.module)
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    tables = [shared[f"_global{name}"] for name in names]
+    return tables + [getattr(child, name) for child in module.modules() for name in names]
 
 
 class _Replaying:

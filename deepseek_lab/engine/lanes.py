@@ -129,7 +129,8 @@ class Lane:
     capture_s: float = 0.0
     num_breaks: int = 0
     ratio: Ratio | None = None
-    replayable: bool = True
+    repeatable: bool = False
+    """Whether a call of a lane that is still ``new`` may be made again by ``wait``."""
 
     @property
     def undecided(self) -> bool:

@@ -100,6 +100,8 @@ class GraphRunner:
         self.decided = False
         self.trains = False
         self.refusal: str | None = None
+        self.submitted = False
+        """Whether the workshop was told of this graph."""
         self.lasting_effects = False
         """Whether the captured call changes objects that outlive it, so that repeating it could be seen."""
         self.spec: Spec | None = None

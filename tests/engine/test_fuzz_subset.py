@@ -40,6 +40,6 @@ def test_a_wrong_result_would_be_seen() -> None:
     tally = Tally()
     blind = mock.patch.object(verify, "agreement", return_value=verify.Agreement(True, 0.0, 0.0))
     with blind, mock.patch.object(OnnxRuntimeCandidate, "load", wrong):
-        for seed in SEEDS:
+        for seed in SEEDS[:4]:
             one_graph(seed, ("onnxruntime",), tally)
     assert tally.wrong

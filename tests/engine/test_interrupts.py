@@ -45,7 +45,7 @@ def at(kind):
 def end():
     with torch.no_grad():
         fast(x)
-        assert deepseek_lab.wait(200)
+        assert deepseek_lab.wait(100)
         for _ in range(3):
             fresh = rows()
             equal(fast(fresh), twin(fresh))
@@ -54,6 +54,16 @@ def end():
 """
 
 STAGES = {
+    "in the first call, once it was captured": """
+with torch.no_grad():
+    from deepseek_lab.engine.runtime import GraphRunner
+    plain = GraphRunner.__call__
+    def once(self, *arguments):
+        GraphRunner.__call__ = plain
+        raise KeyboardInterrupt
+    GraphRunner.__call__ = once
+    interrupted(lambda: fast(x))
+""",
     "while the first call is captured": """
 with torch.no_grad():
     at(ev.GraphCaptured)
@@ -69,7 +79,6 @@ with torch.no_grad():
     fast(x)
     Tower.forward = forward
     interrupted(lambda: fast(x))
-    interrupted(lambda: module._call_impl(x))
     Tower.forward = original
 """,
     "while the builder builds and nobody waits": """
@@ -85,13 +94,13 @@ with torch.no_grad():
 with torch.no_grad():
     fast(x)
     at(ev.CandidateStarted)
-    interrupted(lambda: deepseek_lab.wait(200))
+    interrupted(lambda: deepseek_lab.wait(100))
 """,
     "when the program is installed": """
 with torch.no_grad():
     fast(x)
     at(ev.PlanChosen)
-    interrupted(lambda: deepseek_lab.wait(200))
+    interrupted(lambda: deepseek_lab.wait(100))
 """,
     "while racing": """
 with torch.no_grad():
@@ -105,20 +114,24 @@ with torch.no_grad():
             interrupt()
         return original(*args, **kwargs)
     dispatcher.eager = counting
-    interrupted(lambda: deepseek_lab.wait(200))
+    interrupted(lambda: deepseek_lab.wait(100))
     dispatcher.eager = original
 """,
     "again and again in accelerated calls": """
 with torch.no_grad():
     fast(x)
-    assert deepseek_lab.wait(200)
+    assert deepseek_lab.wait(100)
     assert uses_program(fast)
     signal.signal(signal.SIGALRM, lambda *_: interrupt())
     for step in range(1, 40):
         def loop():
-            signal.setitimer(signal.ITIMER_REAL, 0.0007 * step)
-            while True:
-                equal(fast(x), twin(x))
+            # Repeated, for one that arrives while C code runs a callback of Python's is only printed.
+            signal.setitimer(signal.ITIMER_REAL, 0.0007 * step, 0.2)
+            try:
+                while True:
+                    equal(fast(x), twin(x))
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         interrupted(loop)
     assert hits == 39
 """,
@@ -128,10 +141,12 @@ with torch.no_grad():
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupt(stage: str, repository: Path, tmp_path: Path) -> None:
     path = os.pathsep.join((str(repository), os.environ["PYTHONPATH"]))
-    environment = {**os.environ, "PYTHONPATH": path, "DEEPSEEK_LAB_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": path}
+    if "build" in stage:  # the other stages find what was built, and come to their point sooner
+        environment["DEEPSEEK_LAB_CACHE_DIR"] = str(tmp_path)
     code = _PRELUDE + STAGES[stage] + "\nend()\n"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("right")

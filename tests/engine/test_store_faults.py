@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -48,8 +49,15 @@ def test_second_kernel_finds_what_the_first_one_built() -> None:
     assert uses_program(fast)
 
 
-@pytest.mark.parametrize("name", ["graph.bin", "weights.pt", "builder.txt"])
-@pytest.mark.parametrize("damage", ["truncated", "tampered", "emptied", "removed"])
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        ("truncated", "weights.pt"),
+        ("tampered", "graph.bin"),
+        ("emptied", "weights.pt"),
+        ("removed", "builder.txt"),
+    ],
+)
 def test_damaged_file_is_built_again(own_store: Path, name: str, damage: str) -> None:
     module = Tower()
     _first(module)
@@ -167,13 +175,9 @@ def test_disk_full_while_a_candidate_writes(small_disk: Path) -> None:
 def test_disk_already_full(small_disk: Path) -> None:
     if small_disk.is_dir():
         (small_disk / "artifacts").mkdir()
-        with (small_disk / "big").open("wb") as stream:
-            try:
-                while True:
-                    stream.write(bytes(4096))
-                    stream.flush()
-            except OSError:
-                pass
+        with (small_disk / "big").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while True:
+                stream.write(bytes(4096))
     fast = _again(Tower())
     said = reasons(fast)
     assert "No space left on device" in said or "Not a directory" in said, said
