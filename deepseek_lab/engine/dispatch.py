@@ -122,7 +122,13 @@ class Dispatcher:
         first = len(self.lanes) == 1 and not lane.shapes and not self._looks_growing(kwargs)
         lane.shapes.add(exact_shapes(args, kwargs))
         if first:
-            return self.capture(lane, args, kwargs, dynamic=False)
+            try:
+                return self.capture(lane, args, kwargs, dynamic=False)
+            except BaseException:
+                # An interrupt or an error of the user's: the next call of this kind is the first one again.
+                lane.state = "new"
+                lane.shapes.clear()
+                raise
         estimate = max((other.capture_s for other in self.lanes.values()), default=0.0) or CAPTURE_S
         if lane.missed_s * settings.retrace_budget > estimate:
             return self.capture(
