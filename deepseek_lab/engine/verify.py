@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from deepseek_lab.engine.problem import ALLOWED_ERROR, Problem
+
+CHEAP_S = 5e-3
+"""Calls shorter than this in eager mode are verified on :data:`NUM_FRESH_CHEAP` sets of random inputs."""
+NUM_FRESH_CHEAP = 7
 
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -111,8 +116,12 @@ class Expectation:
     label: str
 
 
-def _fresh(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """A random tensor that looks like ``tensor``: same shape, dtype, range of values."""
+def _fresh(tensor: Tensor, generator: torch.Generator, *, realistic: bool) -> Tensor:
+    """A random tensor that looks like ``tensor``: same shape, dtype, range of values.
+
+    Whole numbers are those of ``tensor`` in another order where they are to be realistic, and otherwise any that
+    are as good an index as those are.
+    """
     if not tensor.numel():
         return tensor.clone()
     if tensor.dtype == torch.bool:
@@ -123,20 +132,36 @@ def _fresh(tensor: Tensor, generator: torch.Generator) -> Tensor:
         if not finite.numel():
             return tensor.clone()
         mean, spread = finite.mean(), finite.std(correction=0)
+        if finite.numel() == 1:  # one number says nothing of its range: its own size, both signs
+            spread = mean.abs() if mean else torch.ones(())
         made = torch.randn(tensor.shape, generator=generator) * spread + mean
         return torch.where(torch.isfinite(wide), made, wide).to(tensor.dtype)
     if tensor.dtype.is_complex:
         return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    low = min(int(tensor.min()), 0)
+    high = max(int(tensor.max()), -low - 1)
+    if not realistic and high - low < 2**31:
+        return torch.randint(low, high + 1, tensor.shape, generator=generator).to(tensor.dtype)
     order = torch.randint(0, tensor.numel(), (tensor.numel(),), generator=generator)
     return tensor.flatten()[order].reshape(tensor.shape)
 
 
-def expectations(problem: Problem, num_fresh: int = 1, seed: int = 0) -> list[Expectation]:
-    """The live inputs and ``num_fresh`` random ones like them, each with eager and float64 results."""
+def expectations(problem: Problem, num_fresh: int | None = None, seed: int = 0) -> list[Expectation]:
+    """The live inputs and ``num_fresh`` random ones like them, each with eager and float64 results.
+
+    None makes one fresh set, and several where a call is cheap: a backend that is wrong for negative numbers or
+    where two values tie is then found out at next to no cost.
+    """
+    if num_fresh is None:
+        start = time.perf_counter()
+        with torch.no_grad():
+            problem.eager([t.clone() for t in problem.live])
+        num_fresh = NUM_FRESH_CHEAP if time.perf_counter() - start < CHEAP_S else 1
     generator = torch.Generator().manual_seed(seed)
     sets = [("the cell's inputs", problem.live)]
     for index in range(num_fresh):
-        sets.append((f"random inputs {index + 1}", tuple(_fresh(t, generator) for t in problem.live)))
+        fresh = tuple(_fresh(t, generator, realistic=index % 2 == 0) for t in problem.live)
+        sets.append((f"random inputs {index + 1}", fresh))
     made = []
     for label, live in sets:
         try:

@@ -127,7 +127,8 @@ class Workshop:
                 self._build_all(job, key, problem, chosen, guard)
         if guard.changed(weights) is not None:
             runner.uninstall()
-            job.chosen, job.reason = "eager", "the weights changed while candidates were built"
+            # A graph that updates its own buffers was refused for that, which says more.
+            job.chosen, job.reason = "eager", job.reason or "the weights changed while candidates were built"
 
     def _key(self, problem: Problem, chosen: dict[str, Candidate]) -> Key:
         spec = problem.spec

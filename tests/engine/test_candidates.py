@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -35,6 +39,28 @@ class TestInductor(CandidateCase):
     candidate = "inductor"
     any_layout = False
     graphs: ClassVar[tuple[str, ...]] = ("embedding",)
+
+
+def test_openvino_reports_to_nobody(repository: Path) -> None:
+    """In a process of its own: its telemetry is neither imported by us nor kept from anybody else."""
+    code = """
+import sys, tempfile, threading, pathlib, torch
+from deepseek_lab.engine import candidates
+from tests.engine.graphs import problem_of
+problem = problem_of(lambda x: torch.relu(x) * 2, torch.randn(3))
+one, folder = candidates.registered()["openvino"], pathlib.Path(tempfile.mkdtemp())
+one.build(problem, folder)
+one.load(folder, problem.spec)(problem.live, problem.weights)
+assert "openvino" in sys.modules
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+import openvino_telemetry
+"""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.usefixtures("strangers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,16 +35,28 @@ def _again(module: Tower, backends: tuple[str, ...] = FAST) -> Optimized:
     return fast
 
 
-def _first(module: Tower) -> None:
-    fast = _again(module)
-    assert fast.report.chosen == "planted-fast"
-    assert not fast.report.candidates[0].cached
-    fast.restore()
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the store as the first kernel left it is kept, for every test here starts from it."""
+    return tmp_path_factory.mktemp("kept") / "store"
 
 
-def test_second_kernel_finds_what_the_first_one_built() -> None:
-    module = Tower()
-    _first(module)
+@pytest.fixture
+def module(own_store: Path, kept: Path) -> Tower:
+    """A module that a kernel before this one has optimised: its artefact is in the store."""
+    made = Tower()
+    if not kept.exists():
+        fast = _again(made)
+        assert fast.report.chosen == "planted-fast"
+        assert not fast.report.candidates[0].cached
+        fast.restore()
+        shutil.copytree(own_store, kept)
+    elif not own_store.exists():
+        shutil.copytree(kept, own_store)
+    return made
+
+
+def test_second_kernel_finds_what_the_first_one_built(module: Tower) -> None:
     fast = _again(module)
     assert [(row.status, row.cached) for row in fast.report.candidates] == [("won", True)]
     assert uses_program(fast)
@@ -58,9 +71,7 @@ def test_second_kernel_finds_what_the_first_one_built() -> None:
         ("removed", "builder.txt"),
     ],
 )
-def test_damaged_file_is_built_again(own_store: Path, name: str, damage: str) -> None:
-    module = Tower()
-    _first(module)
+def test_damaged_file_is_built_again(own_store: Path, name: str, damage: str, module: Tower) -> None:
     path = _entry(own_store) / name
     content = path.read_bytes()
     if damage == "truncated":
@@ -98,28 +109,22 @@ def _not_ours(data: dict) -> list[int]:  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("edit", [_rename_winner, _turn_verdict, _drop_checksums, _not_ours])
-def test_edited_manifest_is_built_again(own_store: Path, edit: object) -> None:
-    module = Tower()
-    _first(module)
+def test_edited_manifest_is_built_again(own_store: Path, edit: object, module: Tower) -> None:
     path = _entry(own_store) / "manifest.json"
     path.write_text(json.dumps(edit(json.loads(path.read_text()))))  # type: ignore[operator]
     assert not _again(module).report.candidates[0].cached
 
 
-def test_manifest_cut_off_in_the_middle(own_store: Path) -> None:
-    module = Tower()
-    _first(module)
+def test_manifest_cut_off_in_the_middle(own_store: Path, module: Tower) -> None:
     path = _entry(own_store) / "manifest.json"
     path.write_bytes(path.read_bytes()[:100])
     assert not _again(module).report.candidates[0].cached
 
 
-def test_artefact_that_no_longer_loads_is_built_again() -> None:
+def test_artefact_that_no_longer_loads_is_built_again(module: Tower) -> None:
     """Whole and unharmed, but the candidate cannot load it here: the report says so."""
     from deepseek_lab.engine import candidates
 
-    module = Tower()
-    _first(module)
     winner = candidates.registered()["planted-fast"]
     calls = []
 
@@ -138,9 +143,7 @@ def test_artefact_that_no_longer_loads_is_built_again() -> None:
     assert fast.report.chosen == "planted-fast"
 
 
-def test_weights_that_differ_are_another_entry() -> None:
-    module = Tower()
-    _first(module)
+def test_weights_that_differ_are_another_entry(module: Tower) -> None:
     with torch.no_grad():
         module.first.bias.add_(1.0)
     fast = _again(module)
@@ -203,8 +206,6 @@ def test_store_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_store_that_vanishes_while_a_program_runs(own_store: Path) -> None:
-    import shutil
-
     module = Tower()
     fast = _again(module)
     shutil.rmtree(own_store)

@@ -150,7 +150,7 @@ BINARY: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "subtract": lambda a, b, n: _real(a) - b,
     "multiply": lambda a, b, n: a * b,
     "divide": lambda a, b, n: a / (_real(b).abs() + 1),
-    "divide by zero": lambda a, b, n: _real(a) / _real(b).round(),
+    "divide by zero": lambda a, b, n: _real(a).round() / _real(b).round(),
     "maximum": lambda a, b, n: torch.maximum(a, b),
     "minimum": lambda a, b, n: torch.minimum(a, b),
     "less": lambda a, b, n: (torch.lt, torch.le, torch.eq, torch.ne)[n % 4](a, b),

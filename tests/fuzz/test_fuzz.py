@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-import torch
 
-from tests.fuzz.differential import Tally, one_graph
+from tests.fuzz.differential import Isolation, Tally
 
 NUM_GRAPHS = int(os.environ.get("DEEPSEEK_FUZZ_GRAPHS", "2000"))
 FIRST_SEED = int(os.environ.get("DEEPSEEK_FUZZ_SEED", "0"))
@@ -17,18 +16,23 @@ INDUCTOR_EVERY = 100
 
 @pytest.mark.timeout(0)
 def test_no_random_graph_is_installed_with_a_wrong_result(capsys: pytest.CaptureFixture[str]) -> None:
-    torch.set_num_threads(1)
-    tally = Tally()
-    for number in range(NUM_GRAPHS):
-        names = ["openvino", "onnxruntime"]
-        if number % INDUCTOR_EVERY == INDUCTOR_EVERY - 1:
-            names.append("inductor")
-        one_graph(FIRST_SEED + number, names, tally)
-        if number % 100 == 99:
+    tally, isolation = Tally(), Isolation()
+    try:
+        for number in range(NUM_GRAPHS):
+            names = ["openvino", "onnxruntime"]
+            if number % INDUCTOR_EVERY == INDUCTOR_EVERY - 1:
+                names.append("inductor")
+            found = isolation.tally(FIRST_SEED + number, names)
+            tally.add(found)
             with capsys.disabled():
-                print(f"\n{number + 1} of {NUM_GRAPHS}: {len(tally.wrong)} wrong", flush=True)
-    with capsys.disabled():
-        print(f"\n{tally}")
+                for words in found.wrong:
+                    print(f"\nWRONG {words}", flush=True)
+                if number % 100 == 99:
+                    print(f"\n{number + 1} of {NUM_GRAPHS}: {len(tally.wrong)} wrong", flush=True)
+    finally:
+        isolation.close()
+        with capsys.disabled():
+            print(f"\n{tally}\n  native crashes, each contained: {isolation.crashed}")
     assert not tally.wrong, "\n".join(tally.wrong)
     assert tally.graphs == NUM_GRAPHS
     assert sum(tally.installed.values()) >= tally.graphs // 4, "so few installed that nothing was tested"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,6 +18,24 @@ from deepseek_lab.engine.problem import Problem, Spec
 from deepseek_lab.measure import machine
 
 _HINTS = {"float32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+@functools.cache
+def _openvino() -> Any:
+    """OpenVINO without its telemetry, which starts processes and reports to a server on import and conversion.
+
+    Where the package cannot be imported, OpenVINO takes a stub of its own in its place, and keeps it.
+    """
+    name = "openvino_telemetry"
+    known = name in sys.modules
+    if not known:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if not known:
+            del sys.modules[name]
+    return openvino
 
 
 class OpenVINOCandidate(Candidate):
@@ -37,16 +56,14 @@ class OpenVINOCandidate(Candidate):
         """Convert and save as IR with float32 weights."""
         import dataclasses
 
-        import openvino as ov
-
+        ov = _openvino()
         plain = dataclasses.replace(problem, spec=dataclasses.replace(problem.spec, precision="float32"))
         model = ov.convert_model(export(plain), share_weights=True)
         ov.save_model(model, directory / "model.xml", compress_to_fp16=False)
 
     def load(self, directory: Path, spec: Spec) -> Program:
         """Compile for latency on as many threads as torch uses."""
-        import openvino as ov
-
+        ov = _openvino()
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[spec.precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -107,8 +124,7 @@ class _Request:
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Infer; the results belong to the caller for as long as it holds them."""
-        import openvino as ov
-
+        ov = _openvino()
         self._arrays = []
         for index, tensor in enumerate(inputs):
             self._request.set_input_tensor(index, ov.Tensor(tensor.numpy(), shared_memory=True))
