@@ -6,7 +6,7 @@ compiled library is found they run the contract's PyTorch meaning, and the retur
 >>> from deepseek_lab import _kernels
 >>> status = _kernels.load()
 >>> sorted(_kernels.CONTRACTS)
-['gelu_linear', 'int8_linear', 'layer_norm', 'layer_norm_linear', 'linear']
+['compact_linear', 'gelu_linear', 'int8_linear', 'layer_norm', 'layer_norm_linear', 'linear']
 """
 
 from __future__ import annotations
@@ -18,19 +18,32 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from deepseek_lab._kernels.contracts import CONTRACTS, Contract, Sample, quantize_weight
+    from deepseek_lab._kernels.contracts import (
+        CONTRACTS,
+        CompactWeight,
+        Contract,
+        Sample,
+        compact_weight,
+        quantize_weight,
+        side_by_side,
+    )
     from deepseek_lab._kernels.cpu.library import LibraryStatus, force_isa, isas
+    from deepseek_lab._kernels.cpu.ops import bound_compact_linear
 
 __all__ = [
     "CONTRACTS",
+    "CompactWeight",
     "Contract",
     "LibraryStatus",
     "Sample",
+    "bound_compact_linear",
+    "compact_weight",
     "direct",
     "force_isa",
     "isas",
     "load",
     "quantize_weight",
+    "side_by_side",
 ]
 
 
@@ -59,10 +72,22 @@ def direct(name: str) -> Callable[..., Tensor]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"CONTRACTS", "Contract", "Sample", "quantize_weight"}:
+    if name in {
+        "CONTRACTS",
+        "CompactWeight",
+        "Contract",
+        "Sample",
+        "compact_weight",
+        "quantize_weight",
+        "side_by_side",
+    }:
         from deepseek_lab._kernels import contracts
 
         return getattr(contracts, name)
+    if name == "bound_compact_linear":
+        from deepseek_lab._kernels.cpu.ops import bound_compact_linear
+
+        return bound_compact_linear
     if name in {"LibraryStatus", "direct", "force_isa", "isas"}:
         from deepseek_lab._kernels.cpu import library
 

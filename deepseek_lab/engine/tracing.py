@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch._dynamo
 from torch import fx
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationExisting, ValueMutationExisting
+from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
 
 Call = Callable[..., Any]
 _numbers = itertools.count(1)
@@ -88,12 +89,27 @@ def break_counts() -> dict[str, int]:
 def lasting_effects() -> bool:
     """Whether the call that is being captured changes Python objects other than its own arguments.
 
-    Asked by a backend while Dynamo waits for it: an attribute of the module, a list outside of the function.
+    Asked by a backend while Dynamo waits for it: an attribute of the module, a list outside of the function. What
+    is set and then set back, as a context variable is, does not count.
     """
     effects = InstructionTranslator.current_tx().output.side_effects
     return any(
         isinstance(one.mutation_type, ValueMutationExisting | AttributeMutationExisting)
         and effects.is_modified(one)
         and not (one.source is not None and one.source.name.startswith(("L['args']", "L['kwargs']")))
+        and not _set_back(one, effects.store_attr_mutations.get(one))
         for one in effects.id_to_variable.values()
     )
+
+
+def _set_back(variable: Any, attributes: Mapping[str, Any] | None) -> bool:
+    """Whether all that was stored into an object is what the real object, untouched so far, still holds."""
+    if not attributes or not isinstance(variable, UserDefinedObjectVariable):
+        return False
+    missing = object()
+    for name, stored in attributes.items():
+        if not stored.is_python_constant():
+            return False
+        if getattr(variable.value, name, missing) != stored.as_python_constant():
+            return False
+    return True

@@ -7,6 +7,7 @@ expected gain first. The first verified win is installed at once, the best one i
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import fcntl
 import os
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import ArtifactError, BuildError, CaptureError
@@ -407,6 +410,19 @@ def _stand_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+    _one_openmp_thread()
+
+
+def _one_openmp_thread() -> None:
+    """Keep this thread from starting an OpenMP team of its own.
+
+    libgomp counts all teams of a process. With more threads than processors every team, the user's too, goes to sleep
+    at each barrier instead of spinning for a moment: steps of a generation took twice as long.
+    """
+    torch.get_num_threads()  # torch's own setting for this thread, made on first use, comes before ours
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(str(library)).omp_set_num_threads(1)
 
 
 def _passing(event: ev.CandidateEnded) -> bool:

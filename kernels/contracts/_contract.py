@@ -111,7 +111,11 @@ def normal(generator: torch.Generator, dtype: torch.dtype, *shape: int, scale: f
 
 def to_double(value: Any) -> Any:
     """Floating tensors in float64; everything else as it is."""
-    return value.double() if isinstance(value, Tensor) and value.dtype != torch.int8 else value
+    return (
+        value.double()
+        if isinstance(value, Tensor) and value.dtype not in (torch.int8, torch.uint8)
+        else value
+    )
 
 
 def every_other(value: Any) -> Any:

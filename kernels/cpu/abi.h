@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define DEEPSEEK_ABI_VERSION 1
+#define DEEPSEEK_ABI_VERSION 2
 
 #if defined(_WIN32)
 #define DEEPSEEK_API __declspec(dllexport)
@@ -51,6 +51,18 @@ DEEPSEEK_API int32_t deepseek_int8_linear(const void *x, int64_t x_stride, const
                                           int64_t weight_stride_n, int64_t weight_stride_k, const float *scale,
                                           const void *bias, void *out, int64_t m, int64_t n, int64_t k,
                                           int32_t dtype, int32_t num_threads);
+
+/* out[m, n] = x @ weight.T + bias in float32, weight [n, k] contiguous and of weight_dtype. */
+DEEPSEEK_API int32_t deepseek_narrow_linear(const float *x, int64_t x_stride, const void *weight,
+                                            int32_t weight_dtype, const float *bias, float *out, int64_t m,
+                                            int64_t n, int64_t k, int32_t num_threads);
+
+/* The same with a weight of blocks of 32 along k, element = code * scale + minimum (see table.hpp); the last block of a
+ * row may reach past k. `bits` is 4 or 8; with 8, codes are int8 and minimum is not read. */
+DEEPSEEK_API int32_t deepseek_block_linear(const float *x, int64_t x_stride, const uint8_t *codes,
+                                           const float *scale, const float *minimum, int32_t bits,
+                                           const float *bias, float *out, int64_t m, int64_t n, int64_t k,
+                                           int32_t num_threads);
 
 /* out[m, n] = layer_norm(x) @ weight.T + bias. */
 DEEPSEEK_API int32_t deepseek_layer_norm_linear(const void *x, int64_t x_stride, const void *gamma,

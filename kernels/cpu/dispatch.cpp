@@ -171,6 +171,35 @@ int32_t deepseek_int8_linear(const void* x, int64_t x_stride, const int8_t* weig
                  weight_stride_n, weight_stride_k, scale, bias, out, m, n, k, dtype, num_threads);
 }
 
+int32_t deepseek_narrow_linear(const float* x, int64_t x_stride, const void* weight, int32_t weight_dtype,
+                               const float* bias, float* out, int64_t m, int64_t n, int64_t k,
+                               int32_t num_threads) {
+  if (weight_dtype != DEEPSEEK_BF16 && weight_dtype != DEEPSEEK_F16) return DEEPSEEK_BAD_ARGUMENT;
+  const auto kind = weight_dtype == DEEPSEEK_BF16 ? deepseek::kWeightBf16 : deepseek::kWeightF16;
+  return product({Prologue::kNone, nullptr, nullptr, 0.0f, 0}, x, x_stride, weight, kind, k, 1, nullptr, bias, out, m,
+                 n, k, DEEPSEEK_F32, num_threads);
+}
+
+int32_t deepseek_block_linear(const float* x, int64_t x_stride, const uint8_t* codes, const float* scale,
+                              const float* minimum, int32_t bits, const float* bias, float* out, int64_t m,
+                              int64_t n, int64_t k, int32_t num_threads) {
+  if (m == 0 || n == 0) return DEEPSEEK_OK;
+  if (!valid(x, out, m, k, DEEPSEEK_F32, num_threads) || n < 0 || (bits != 4 && bits != 8) ||
+      (k && (!codes || !scale || (bits == 4 && !minimum))))
+    return DEEPSEEK_BAD_ARGUMENT;
+  const int team = threads_for(m * n * k, num_threads);
+  const deepseek::BlockCall call = {x, x_stride, codes, scale, minimum, bias, out, n, m, 0, n, k};
+  const Index tiles = (n + 15) / 16;
+#pragma omp parallel for num_threads(team) if (team > 1) schedule(static)
+  for (int part = 0; part < team; ++part) {
+    deepseek::BlockCall mine = call;
+    mine.n0 = tiles * part / team * 16;
+    mine.n1 = part + 1 == team ? n : tiles * (part + 1) / team * 16;
+    table().block_gemv[bits == 8](mine);
+  }
+  return DEEPSEEK_OK;
+}
+
 int32_t deepseek_layer_norm_linear(const void* x, int64_t x_stride, const void* gamma, const void* beta,
                                    const void* weight, int64_t weight_stride_n, int64_t weight_stride_k,
                                    const void* bias, void* out, int64_t m, int64_t n, int64_t k, double eps,

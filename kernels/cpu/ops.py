@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepseek_lab._kernels.contracts import compact_linear as compact_linear_contract
 from deepseek_lab._kernels.contracts import gelu_linear as gelu_linear_contract
 from deepseek_lab._kernels.contracts import int8_linear as int8_linear_contract
 from deepseek_lab._kernels.contracts import layer_norm as layer_norm_contract
 from deepseek_lab._kernels.contracts import layer_norm_linear as layer_norm_linear_contract
 from deepseek_lab._kernels.contracts import linear as linear_contract
+from deepseek_lab._kernels.contracts.compact_linear import CompactWeight
 from deepseek_lab._kernels.cpu import library
 
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -191,10 +193,69 @@ def int8_linear(x: Tensor, weight_q: Tensor, scale: Tensor, bias: Tensor | None 
     return _done(status, out)
 
 
+def compact_linear(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor | None = None,
+    minimum: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The contract `compact_linear` on the CPU."""
+    compact_linear_contract.check(x, codes, scale, minimum, bias)
+    lib = library.active()
+    if lib is None or x.dtype != torch.float32 or (bias is not None and bias.dtype != torch.float32):
+        return compact_linear_contract.compact_linear(x, codes, scale, minimum, bias).contiguous()
+    n, k = codes.shape[0], x.shape[-1]
+    (rows, m, stride), codes, bias = _rows(x, k), codes.contiguous(), _vector(bias)
+    out = x.new_empty((*x.shape[:-1], n))
+    if scale is None:
+        status = lib.deepseek_narrow_linear(
+            rows.data_ptr(), stride, codes.data_ptr(), _DTYPE_CODES[codes.dtype], _pointer(bias), out.data_ptr(),
+            m, n, k, num_threads(),
+        )  # fmt: skip
+        return _done(status, out)
+    scale, minimum = scale.contiguous(), _vector(minimum)
+    status = lib.deepseek_block_linear(
+        rows.data_ptr(), stride, codes.data_ptr(), scale.data_ptr(), _pointer(minimum),
+        4 if codes.dtype == torch.uint8 else 8, _pointer(bias), out.data_ptr(), m, n, k, num_threads(),
+    )  # fmt: skip
+    return _done(status, out)
+
+
+def bound_compact_linear(weight: CompactWeight) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """compact_linear(x, weight, bias) with all that does not depend on x looked up once.
+
+    For graphs that call the same layer thousands of times; x must be float32 with the weight's k features.
+    """
+    codes, scale, minimum = weight.codes, weight.scale, weight.minimum
+    lib = library.active()
+    if lib is None or scale is None:
+        return lambda x, bias: compact_linear(x, codes, scale, minimum, bias)
+    call = lib.deepseek_block_linear
+    n, bits = codes.shape[0], 4 if codes.dtype == torch.uint8 else 8
+    at, scale_at, minimum_at = codes.data_ptr(), scale.data_ptr(), _pointer(minimum)
+    kept = (codes, scale, minimum)
+
+    def linear(x: Tensor, bias: Tensor | None) -> Tensor:
+        k = x.shape[-1]
+        if not x.is_contiguous():
+            x = x.contiguous()
+        out = x.new_empty((*x.shape[:-1], n))
+        status = call(
+            x.data_ptr(), k, at, scale_at, minimum_at, bits, _pointer(bias), out.data_ptr(),
+            x.numel() // k, n, k, num_threads(),
+        )  # fmt: skip
+        return out if status == 0 else _done(status, out)
+
+    linear.weight = kept  # type: ignore[attr-defined]
+    return linear
+
+
 IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "layer_norm": layer_norm,
     "linear": linear,
     "layer_norm_linear": layer_norm_linear,
     "gelu_linear": gelu_linear,
     "int8_linear": int8_linear,
+    "compact_linear": compact_linear,
 }

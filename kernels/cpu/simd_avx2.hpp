@@ -24,6 +24,17 @@ inline F load(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw));
 }
 
+// 32 four-bit codes to code * scale + minimum.
+inline void widen_nibbles(const uint8_t* codes, float scale, float minimum, F* weights) {
+  const F scales = set1(scale), minima = set1(minimum);
+  for (int half = 0; half < 2; ++half) {
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + 8 * half)));
+    const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi32(15)), high = _mm256_srli_epi32(bytes, 4);
+    weights[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), scales, minima);
+    weights[half + 2] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), scales, minima);
+  }
+}
+
 inline void store(float* p, F value) { _mm256_storeu_ps(p, value); }
 inline void store(bf16* p, F value) {
   const __m256i bits = _mm256_castps_si256(value);

@@ -24,6 +24,15 @@ inline F load(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(raw));
 }
 
+// 32 four-bit codes to code * scale + minimum: the sixteen values that a code can mean are a table in one register.
+inline void widen_nibbles(const uint8_t* codes, float scale, float minimum, F* weights) {
+  const F all = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const F values = _mm512_fmadd_ps(all, set1(scale), set1(minimum));
+  const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  weights[0] = _mm512_permutexvar_ps(low, values);  // reads the lowest four bits of each lane
+  weights[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(low, 4), values);
+}
+
 inline void store(float* p, F value) { _mm512_storeu_ps(p, value); }
 inline void store(bf16* p, F value) {
   const __m512i bits = _mm512_castps_si512(value);

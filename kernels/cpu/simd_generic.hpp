@@ -22,6 +22,19 @@ inline F load(const float* p) {
   return value;
 }
 
+// 32 four-bit codes to code * scale + minimum. The product of a 4-bit code and a scale of 20 bits is exact.
+inline void widen_nibbles(const uint8_t* codes, float scale, float minimum, F* weights) {
+  float low[16], high[16];
+  for (int i = 0; i < 16; ++i) {
+    low[i] = static_cast<float>(codes[i] & 15) * scale + minimum;
+    high[i] = static_cast<float>(codes[i] >> 4) * scale + minimum;
+  }
+  for (int part = 0; part < 4; ++part) {
+    weights[part] = load(low + 4 * part);
+    weights[part + 4] = load(high + 4 * part);
+  }
+}
+
 template <class T>
 inline void store(T* p, F value) {
   for (int i = 0; i < 4; ++i) narrow(value[i], p + i);

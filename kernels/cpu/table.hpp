@@ -34,14 +34,31 @@ struct GemvCall {
 };
 using Gemv = void (*)(const GemvCall&);
 
-enum WeightKind { kWeightLikeX = 0, kWeightInt8 = 1 };
+// A float32 weight [n, k] kept in blocks of 32 along k: element = code * scale (+ minimum), one of each a block.
+// 8-bit codes are int8, 32 bytes a block; 4-bit ones take 16 bytes, element i in the low and i + 16 in the high half.
+constexpr Index kBlock = 32;
+struct BlockCall {
+  const float* x;
+  Index x_stride;
+  const uint8_t* codes;
+  const float* scale;
+  const float* minimum;
+  const float* bias;
+  float* out;
+  Index out_stride;
+  Index m, n0, n1, k;
+};
+using BlockGemv = void (*)(const BlockCall&);
+
+enum WeightKind { kWeightLikeX = 0, kWeightInt8 = 1, kWeightBf16 = 2, kWeightF16 = 3 };
 
 struct Table {
   const char* name;
   LayerNormRow layer_norm[3], layer_norm_to_float[3];
   GeluRow gelu[3], gelu_to_float[3];
   ConvertRow to_float[3];
-  Gemv gemv[2][3];  // [WeightKind][dtype of out and bias]
+  Gemv gemv[4][3];  // [WeightKind][dtype of out and bias]
+  BlockGemv block_gemv[2];  // 4-bit codes, 8-bit codes
 };
 
 const Table* generic_table();

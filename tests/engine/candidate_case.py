@@ -45,6 +45,22 @@ def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.LayerNorm(32), nn.Linear(32, 8))
 
 
+class _Transposed(nn.Module):
+    """A layer that keeps its weight the other way round, as GPT-2 does, beside one that shares an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(128, 256) * 0.1)
+        self.bias = nn.Parameter(torch.randn(256))
+        self.head = nn.Linear(256, 200, bias=False)
+        self.again = nn.Linear(256, 200, bias=False)
+        self.again.weight = self.head.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.nn.functional.gelu(torch.addmm(self.bias, x, self.weight))
+        return self.head(hidden) + self.again(hidden.relu())
+
+
 def _convolution() -> nn.Module:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
@@ -57,6 +73,22 @@ def _several(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return total.t().contiguous(), total > 0, torch.softmax(total, -1)
 
 
+class _Projections(nn.Module):
+    """Three layers over one input, returned as they are: a candidate may compute them in one product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, size, bias=False) for size in (64, 32, 32))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layer(x) for layer in self.layers)
+
+
+def _half_checkpoint(make: Any) -> Any:
+    """A module as it is when a checkpoint in bfloat16 was loaded into float32."""
+    return make().bfloat16().float().eval()
+
+
 GRAPHS: dict[str, Any] = {
     "mlp": lambda: problem_of(_mlp(), torch.randn(4, 16)),
     "attention": lambda: problem_of(_Attention(), torch.randn(2, 10, 32)),
@@ -64,6 +96,13 @@ GRAPHS: dict[str, Any] = {
     "embedding": lambda: problem_of(_Language().eval(), torch.randint(0, 50, (2, 7))),
     "several outputs": lambda: problem_of(_several, torch.randn(5, 6), torch.randn(6, 5)),
     "length that varies": lambda: problem_of(_Attention(), torch.randn(2, 10, 32), dynamic=True),
+    "bfloat16 checkpoint": lambda: problem_of(_half_checkpoint(_Attention), torch.randn(1, 5, 32)),
+    "projections, one row": lambda: problem_of(_half_checkpoint(_Projections), torch.randn(1, 64)),
+    "projections, some rows": lambda: problem_of(_half_checkpoint(_Projections), torch.randn(3, 64)),
+    "bfloat16 checkpoint, length that varies": lambda: problem_of(
+        _half_checkpoint(_Attention), torch.randn(2, 10, 32), dynamic=True
+    ),
+    "wide layers": lambda: problem_of(_Transposed().eval(), torch.randn(12, 128)),
 }
 
 

@@ -27,6 +27,26 @@ class TestKernels(CandidateCase):
     offers_nothing: ClassVar[tuple[str, ...]] = ("convolution", "several outputs")
 
 
+class TestCompactKernels(CandidateCase):
+    candidate = "kernels-compact"
+    graphs: ClassVar[tuple[str, ...]] = (
+        "bfloat16 checkpoint",
+        "bfloat16 checkpoint, length that varies",
+        "projections, one row",
+        "projections, some rows",
+    )
+    offers_nothing: ClassVar[tuple[str, ...]] = ("mlp", "convolution", "several outputs")
+
+
+class TestPackedInductor(CandidateCase):
+    """Takes the C++ compiler many seconds a graph."""
+
+    candidate = "inductor-packed"
+    any_layout = False
+    graphs: ClassVar[tuple[str, ...]] = ("wide layers",)
+    offers_nothing: ClassVar[tuple[str, ...]] = ("convolution", "mlp")
+
+
 class TestEagerCast(CandidateCase):
     candidate = "eager-cast"
     precision = "bf16"

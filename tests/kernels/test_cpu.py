@@ -73,5 +73,9 @@ class TestGeluLinear(OnEveryIsa):
     contract = "gelu_linear"
 
 
+class TestCompactLinear(OnEveryIsa):
+    contract = "compact_linear"
+
+
 class TestInt8Linear(OnEveryIsa):
     contract = "int8_linear"

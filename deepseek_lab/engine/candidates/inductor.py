@@ -14,7 +14,7 @@ from deepseek_lab.engine.lowering import exported
 from deepseek_lab.engine.problem import Problem, Spec
 
 
-class _Flat(torch.nn.Module):
+class Flat(torch.nn.Module):
     """The graph with weights as inputs, returning a tuple."""
 
     def __init__(self, graph: torch.nn.Module) -> None:
@@ -35,7 +35,7 @@ class InductorCandidate(Candidate):
 
     def build(self, problem: Problem, directory: Path) -> None:
         """Compile with g++ into a package."""
-        program = exported(_Flat(problem.graph), problem.arguments(), problem.spec.inputs)
+        program = exported(Flat(problem.graph), problem.arguments(), problem.spec.inputs)
         with torch.no_grad():
             torch._inductor.aoti_compile_and_package(program, package_path=str(directory / "model.pt2"))
 

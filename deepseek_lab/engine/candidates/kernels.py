@@ -122,6 +122,19 @@ def _int8_kernels() -> dict[str, Callable[..., Tensor]]:
     return {"linear": linear, "layer_norm_linear": layer_norm_linear, "gelu_linear": gelu_linear}
 
 
+def eager_program(graph: fx.GraphModule, spec: Spec) -> Program:
+    """A graph run node by node."""
+    is_weight, forward = spec.is_weight, graph.forward
+
+    def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        own, rest = iter(weights), iter(live)
+        with torch.no_grad():
+            result = forward(*[next(own) if weight else next(rest) for weight in is_weight])
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+    return program
+
+
 class KernelsCandidate(Candidate):
     """The graph in eager mode with our fused operators; weights stay the user's own tensors."""
 
@@ -145,15 +158,7 @@ class KernelsCandidate(Candidate):
         """Rewrite the graph in this process."""
         graph = wire.from_bytes((directory / "graph.bin").read_bytes())
         rewrite(graph, self.make_kernels())
-        is_weight, forward = spec.is_weight, graph.forward
-
-        def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-            own, rest = iter(weights), iter(live)
-            with torch.no_grad():
-                result = forward(*[next(own) if weight else next(rest) for weight in is_weight])
-            return tuple(result) if isinstance(result, tuple | list) else (result,)
-
-        return program
+        return eager_program(graph, spec)
 
     def plan(self, spec: Spec) -> str:
         """The plan in the operators' names."""
