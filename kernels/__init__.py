@@ -47,6 +47,19 @@ __all__ = [
 ]
 
 
+_OF_CONTRACTS = frozenset(
+    {
+        "CONTRACTS",
+        "CompactWeight",
+        "Contract",
+        "Sample",
+        "compact_weight",
+        "quantize_weight",
+        "side_by_side",
+    }
+)
+
+
 def load() -> LibraryStatus:
     """Register the operators of `torch.ops.deepseek` and open the compiled library, both once per process.
 
@@ -72,15 +85,7 @@ def direct(name: str) -> Callable[..., Tensor]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in {
-        "CONTRACTS",
-        "CompactWeight",
-        "Contract",
-        "Sample",
-        "compact_weight",
-        "quantize_weight",
-        "side_by_side",
-    }:
+    if name in _OF_CONTRACTS:
         from deepseek_lab._kernels import contracts
 
         return getattr(contracts, name)

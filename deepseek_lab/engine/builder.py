@@ -32,30 +32,6 @@ class Interrupted(BuildError):
     """The user asked for background work to end."""
 
 
-class _Meter:
-    """Says whether a process gets less than a third of one processor, every half second."""
-
-    def __init__(self, pid: int | None) -> None:
-        self._path = Path(f"/proc/{pid}/stat")
-        self._seconds, self._at, self._verdict = self._read(), time.monotonic(), False
-
-    def _read(self) -> float:
-        try:
-            fields = self._path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        except (OSError, IndexError, ValueError):
-            return 0.0
-
-    def starving(self) -> bool:
-        """The latest verdict."""
-        now = time.monotonic()
-        if now - self._at >= 0.5:
-            seconds = self._read()
-            self._verdict = (seconds - self._seconds) / (now - self._at) < 0.33
-            self._seconds, self._at = seconds, now
-        return self._verdict
-
-
 class Builder:
     """One builder process, started at first need and again after it died.
 
@@ -67,8 +43,6 @@ class Builder:
         self._connection: Any = None
         self._words: Any = None
         self._lock = threading.Lock()
-        self.starving = False
-        """Whether a request is under way that has had next to no processor time lately."""
 
     @property
     def pid(self) -> int | None:
@@ -84,7 +58,7 @@ class Builder:
         ours, theirs = multiprocessing.Pipe()
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process, see _release
         limit = settings.builder_memory_bytes or machine.memory_bytes() * 3 // 4
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         environment.pop("PYTHONSTARTUP", None)
@@ -97,7 +71,9 @@ class Builder:
                 stderr=self._words,
                 pass_fds=(theirs.fileno(),),
                 env=environment,
-                start_new_session=True,
+                # Not a session of its own: Linux shares processor time among sessions first (autogroups), and
+                # a low priority inside of another session does not keep it from taking half of the machine.
+                process_group=0,
             )
         theirs.close()
         self._connection = ours
@@ -112,13 +88,13 @@ class Builder:
             BuilderDied, BuilderTimeout: the process is gone; the next request starts another.
             Interrupted: ``stop`` became true.
         """
+        if stop():
+            raise Interrupted("stopped by the user")
         self.start()
         until = time.monotonic() + budget_s
-        meter = _Meter(self.pid)
         try:
             self._connection.send((method, arguments))
             while not self._connection.poll(0.05):
-                self.starving = meter.starving()
                 if stop():
                     self.kill()
                     raise Interrupted("stopped by the user")
@@ -129,9 +105,9 @@ class Builder:
                     raise EOFError
             ok, answer = self._connection.recv()
         except (EOFError, OSError) as error:
+            if stop():
+                raise Interrupted("stopped by the user") from error
             raise BuilderDied(self._death()) from error
-        finally:
-            self.starving = False
         if not ok:
             raise BuildError(answer)
         return answer

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+FIRST_RACE_S = 1.5
+"""Time for the race by which a candidate is tried at once, before all of them are raced together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,8 @@ class Workbench:
         calls: dict[str, Callable[[], object]] = {"eager": problem.eager}
         calls.update({name: call(self._programs[name]) for name in names})
         with torch.no_grad():
-            return race(calls, "eager", budget_s=budget_s)
+            # In a short budget a few rounds are enough to tell whether a candidate may be tried at once.
+            return race(calls, "eager", budget_s=budget_s, min_rounds=5 if budget_s > FIRST_RACE_S else 3)
 
     def close(self) -> None:
         """Let go of the problem."""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.nn.modules.module import _has_any_global_hook
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.settings import settings
 from deepseek_lab.capture.nodes import call_site, graph_nodes
 from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, lane_key, timed
+from deepseek_lab.engine.replay import Replaying, copied, hook_tables
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.tracing import Tracer, break_counts, break_reasons, lasting_effects
 from deepseek_lab.measure import machine
@@ -67,7 +68,7 @@ class Dispatcher:
         self._local = threading.local()
         self._tracer: Tracer | None = None
         self._fallbacks: set[tuple[str, str]] = set()
-        self._hooks = _hook_tables(module)
+        self._hooks = hook_tables(module)
         self._num_hooks = tuple(map(len, self._hooks))
 
     # -- the call ---------------------------------------------------------------------------------
@@ -163,6 +164,9 @@ class Dispatcher:
             self._local.inside = False
         if sum(runner.num_calls for runner in lane.runners) == before:
             self._missed(lane, args, kwargs, elapsed)
+        if not lane.final:
+            lane.sample = (args, kwargs)
+            self._donate(elapsed)
         return value
 
     def _missed(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any], elapsed: float) -> None:
@@ -220,6 +224,7 @@ class Dispatcher:
             self._submit(self, runner)
             runner.submitted = True
         lane.state, lane.sample = "building", (args, kwargs)
+        lane.final, lane.judged = False, ()
         self.advance()
         return value
 
@@ -254,8 +259,7 @@ class Dispatcher:
         runner.decided = False
         for lane in self.lanes.values():
             if runner in lane.runners and lane.state in ("fast", "racing"):
-                lane.state = "building"
-                lane.race = type(lane.race)()
+                lane.state, lane.final, lane.judged = "building", False, ()
         self._submit(self, runner)
 
     def _conclude(self, runner: GraphRunner, reason: str) -> None:
@@ -270,16 +274,38 @@ class Dispatcher:
     def advance(self) -> None:
         """Move lanes on whose graphs the builder has decided. Called from any thread."""
         for lane in list(self.lanes.values()):
-            if lane.state != "building" or not all(runner.decided for runner in lane.runners):
+            if lane.final or lane.state == "new" or not lane.runners:
                 continue
-            if not any(runner.installed for runner in lane.runners):
+            installed = lane.installed
+            if not all(runner.decided for runner in lane.runners):
+                known = lane.contender if lane.state == "racing" else lane.judged
+                if installed and installed != known and not self._too_short(lane):
+                    lane.start_race()
+            elif not installed:
                 lane.settle("eager", next((r.refusal for r in lane.runners if r.refusal), "") or "")
                 self._decided(lane, "eager")
-            elif 0.0 < lane.eager_s < TOO_SHORT_S:
+            elif self._too_short(lane):
                 lane.settle("eager", f"a call takes {lane.eager_s * 1e6:.0f} us, too short to gain from")
                 self._decided(lane, "eager")
             else:
-                lane.state = "racing"
+                lane.final = True
+                if installed == lane.judged and lane.state == "fast":
+                    lane.settle("fast", ratio=lane.ratio)
+                    for runner in lane.runners:
+                        self._conclude(runner, "")
+                else:
+                    lane.start_race()
+
+    def proven(self, runner: GraphRunner) -> bool:
+        """Whether the program in a graph has won in the user's own calls."""
+        return any(
+            runner in lane.runners and lane.state == "fast" and lane.judged == lane.installed
+            for lane in self.lanes.values()
+        )
+
+    @staticmethod
+    def _too_short(lane: Lane) -> bool:
+        return 0.0 < lane.eager_s < TOO_SHORT_S
 
     def _race_call(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One of the user's calls as one sample of the race."""
@@ -306,7 +332,11 @@ class Dispatcher:
             return
         kept = ratio.ci95[0] > 1.0 and ratio.speedup > settings.min_gain
         self._measured(lane, ratio)
-        if kept:
+        if not lane.final:
+            lane.judged, lane.ratio = lane.contender, ratio
+            lane.state = "fast" if kept else "building"
+            self.advance()  # the builder may have ended or installed another one meanwhile
+        elif kept:
             lane.settle("fast", ratio=ratio)
             for runner in lane.runners:
                 self._conclude(runner, "")
@@ -385,7 +415,7 @@ class Dispatcher:
                 with self._replaying():
                     self.capture(lane, args, kwargs, dynamic=growing)
                 return True
-            if lane.state == "racing":
+            if lane.state == "racing" and lane.final:
                 self._replay(lane, until)
                 return True
         return False
@@ -404,7 +434,7 @@ class Dispatcher:
         with self._replaying():
             while lane.state == "racing" and not until():
                 missed = lane.missed_s
-                self._race_call(lane, _copied(args), _copied(kwargs))
+                self._race_call(lane, copied(args), copied(kwargs))
                 if lane.state == "racing" and lane.missed_s > missed:
                     lane.settle("fast", "measured by the builder; the call cannot be repeated as it was")
                     for runner in lane.runners:
@@ -424,48 +454,16 @@ class Dispatcher:
         return None
 
     def _replaying(self) -> Any:
-        return _Replaying(self._local)
+        return Replaying(self._local)
 
     def stop(self) -> None:
         """End the search; what was won stays."""
         self.stopped = True
         for lane in self.lanes.values():
-            if lane.undecided:
+            if lane.undecided and lane.state == "fast":
+                lane.settle("fast", "stopped by the user")
+                for runner in lane.runners:
+                    self._conclude(runner, lane.reason)
+            elif lane.undecided:
                 lane.settle("eager", "stopped by the user")
                 self._decided(lane, "eager")
-
-
-def _hook_tables(module: torch.nn.Module | None) -> list[Any]:
-    """The tables in which hooks of a module, of its children and of all modules are kept."""
-    if module is None:
-        return []
-    shared = vars(torch.nn.modules.module)
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    tables = [shared[f"_global{name}"] for name in names]
-    return tables + [getattr(child, name) for child in module.modules() for name in names]
-
-
-class _Replaying:
-    """While a call is repeated: no random number of the user's is drawn, and nested calls stay eager."""
-
-    def __init__(self, local: threading.local) -> None:
-        self._local = local
-
-    def __enter__(self) -> None:
-        self._local.inside = True
-        self._random = torch.get_rng_state()
-
-    def __exit__(self, *exc: object) -> None:
-        self._local.inside = False
-        torch.set_rng_state(self._random)
-
-
-def _copied(value: Any) -> Any:
-    """A copy of containers and unknown objects; tensors among plain arguments are shared, caches are not."""
-    if isinstance(value, Tensor | int | float | bool | str | None):
-        return value
-    if isinstance(value, tuple | list):
-        return type(value)(_copied(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return copy.deepcopy(value)

@@ -3,6 +3,8 @@
 Calls of a kind have the same ranks, dtypes and sizes to within a factor of two, the same mode of the module
 and the same gradient mode. States, in order: ``new`` (never captured), ``building`` (captured, eager while the builder
 works), ``racing`` (eager and the installed programs in turn, on the user's own calls), then ``fast`` or ``eager``.
+The first program that the builder trusts is raced while it goes on building, and used where it wins; until the builder
+is done such a lane is not ``final``.
 """
 
 from __future__ import annotations
@@ -129,17 +131,33 @@ class Lane:
     capture_s: float = 0.0
     num_breaks: int = 0
     ratio: Ratio | None = None
+    final: bool = False
+    """Whether the builder has decided all of the lane's graphs."""
+    contender: tuple[str, ...] = ()
+    """What the race under way is about."""
+    judged: tuple[str, ...] = ()
+    """What was installed when the lane was last raced to the end."""
     repeatable: bool = False
     """Whether a call of a lane that is still ``new`` may be made again by ``wait``."""
 
     @property
     def undecided(self) -> bool:
         """Whether there is still something to find out."""
-        return self.state in ("new", "building", "racing")
+        return self.state in ("new", "building", "racing") or (self.state == "fast" and not self.final)
 
     def settle(self, state: str, reason: str = "", ratio: Ratio | None = None) -> None:
         """End the search for this lane."""
         self.state, self.reason, self.ratio, self.sample = state, reason, ratio or self.ratio, None
+        self.final = True
+
+    def start_race(self) -> None:
+        """Race what is installed now."""
+        self.state, self.race, self.contender = "racing", LiveRace(), self.installed
+
+    @property
+    def installed(self) -> tuple[str, ...]:
+        """Names of the programs in the lane's graphs."""
+        return tuple(runner.installed.name for runner in self.runners if runner.installed is not None)
 
 
 def timed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float]:

@@ -223,7 +223,7 @@ class Run:
             tolerance=self.options.tolerance,
             submit=self.submit,
             emit=self.emit,
-            starving=lambda: workshop().builder.starving,
+            starving=lambda: workshop().starving,
         )
         self.dispatchers[unique] = dispatcher
         return dispatcher
@@ -287,6 +287,8 @@ class Run:
                 emit=self.emit,
                 done=done,
                 stop=self._stop,
+                advanced=dispatcher.advance if dispatcher is not None else lambda: None,
+                proven=lambda: dispatcher is not None and dispatcher.proven(runner),
             )
         )
 

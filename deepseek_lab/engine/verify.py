@@ -48,13 +48,22 @@ def _default_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def float64_reference(problem: Problem, live: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-    """The graph's outputs with every floating-point value in float64; None where that cannot be run."""
+def widened(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Copies, those of floating-point tensors in float64."""
+    return tuple(tensor.double() if tensor.dtype in _NARROW else tensor.clone() for tensor in tensors)
 
-    def widen(tensor: Tensor) -> Tensor:
-        return tensor.double() if tensor.dtype in _NARROW else tensor.clone()
 
-    arguments = [widen(tensor) for tensor in problem.arguments(live)]
+def float64_reference(
+    problem: Problem, live: Sequence[Tensor], weights: Sequence[Tensor] | None = None
+) -> tuple[Tensor, ...] | None:
+    """The graph's outputs with every floating-point value in float64; None where that cannot be run.
+
+    ``weights`` are the problem's, widened, where that was done before.
+    """
+    wide = dataclasses.replace(
+        problem, weights=widened(problem.weights) if weights is None else tuple(weights)
+    )
+    arguments = wide.arguments(widened(live))
     try:
         with torch.no_grad(), _default_float64():
             result = problem.graph(*arguments)
@@ -163,6 +172,8 @@ def expectations(problem: Problem, num_fresh: int | None = None, seed: int = 0) 
         fresh = tuple(_fresh(t, generator, realistic=index % 2 == 0) for t in problem.live)
         sets.append((f"random inputs {index + 1}", fresh))
     made = []
+    weights = widened(problem.weights)
+    versions = [weight._version for weight in weights]
     for label, live in sets:
         try:
             with torch.no_grad():
@@ -171,7 +182,10 @@ def expectations(problem: Problem, num_fresh: int | None = None, seed: int = 0) 
             if label == "the cell's inputs":
                 raise
             continue
-        reference = float64_reference(problem, live)
+        if [weight._version for weight in weights] != versions:  # the graph updates a buffer
+            weights = widened(problem.weights)
+            versions = [weight._version for weight in weights]
+        reference = float64_reference(problem, live, weights)
         if reference is not None and any(
             not _plausible(wide, narrow) for wide, narrow in zip(reference, eager, strict=True)
         ):

@@ -6,11 +6,10 @@ expected gain first. The first verified win is installed at once, the best one i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import ctypes
 import dataclasses
 import fcntl
-import os
 import queue
 import shutil
 import threading
@@ -19,14 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import ArtifactError, BuildError, CaptureError
 from deepseek_lab.base.settings import settings
 from deepseek_lab.engine import candidates as registry
+from deepseek_lab.engine.background import Meter, come_forward, keep_one_openmp_thread, quietly
 from deepseek_lab.engine.builder import Builder, BuilderDied, BuilderTimeout, Interrupted
-from deepseek_lab.engine.builder_process import Analysis
+from deepseek_lab.engine.builder_process import FIRST_RACE_S, Analysis
 from deepseek_lab.engine.candidates import Candidate, NotApplicable
 from deepseek_lab.engine.guards import WeightGuard
 from deepseek_lab.engine.problem import Problem, weights_digest
@@ -54,6 +52,10 @@ class Job:
     emit: Callable[[ev.Event], None]
     done: Callable[[Job], None]
     stop: threading.Event
+    advanced: Callable[[], None] = lambda: None
+    """Called when a program was installed while the search goes on."""
+    proven: Callable[[], bool] = lambda: False
+    """Whether what is installed has won in the user's own calls."""
     ratio: Ratio | None = None
     chosen: str = "eager"
     reason: str = ""
@@ -74,9 +76,22 @@ class Workshop:
     def __init__(self, store: Store | None = None) -> None:
         self.store = store or Store()
         self.builder = Builder()
-        self._queue: queue.Queue[Job] = queue.Queue()
+        self._queue: queue.Queue[Job | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._job: Job | None = None
+        self._meter: Meter | None = None
+        self._closing = False
+
+    @property
+    def starving(self) -> bool:
+        """Whether work is under way that gets next to no processor time."""
+        meter = self._meter
+        return self._job is not None and meter is not None and meter.starving()
+
+    @property
+    def _crowded(self) -> bool:
+        return self._meter is not None and self._meter.crowded
 
     def submit(self, job: Job) -> None:
         """Queue a job; returns at once."""
@@ -85,9 +100,29 @@ class Workshop:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="deepseek-workshop", daemon=True)
                 self._thread.start()
+                self._meter = Meter(lambda: self.builder.pid)
+                atexit.unregister(self.close)
+                atexit.register(self.close)
+
+    def close(self, timeout_s: float = 20.0) -> None:
+        """End the work under way and wait for the thread.
+
+        A thread that is inside of a backend's C++ when the interpreter ends takes the process down with an abort.
+        """
+        with self._lock:
+            thread, job = self._thread, self._job
+            self._closing = True
+        if thread is None or not thread.is_alive():
+            return
+        if job is not None:
+            job.stop.set()
+        self.builder.kill()
+        come_forward()
+        self._queue.put(None)
+        thread.join(timeout_s)
 
     def _work(self) -> None:
-        _stand_back()
+        keep_one_openmp_thread()
         while True:
             try:
                 job = self._queue.get(timeout=30.0)
@@ -98,6 +133,9 @@ class Workshop:
                         self._thread = None
                         return
                 continue
+            if job is None or self._closing:
+                return
+            self._job = job
             try:
                 self._decide(job)
             except Interrupted:
@@ -108,6 +146,7 @@ class Workshop:
                 job.reason = f"the builder could not work: {error.strerror or error}"
             except Exception as error:  # an error of ours costs a speed-up, never the user's session
                 job.reason = f"an error of deepseek_lab's own: {type(error).__name__}: {error}"
+            self._job = None
             job.runner.decided = True
             job.runner.release()
             job.done(job)
@@ -123,9 +162,9 @@ class Workshop:
         weights = runner.weights_now()
         guard = WeightGuard(weights)
         chosen = registry.select(job.names)
-        key = self._key(problem, chosen)
+        key = quietly(lambda: self._key(problem, chosen))
         with self._only_one(key, job):
-            entry = self.store.get(key)
+            entry = quietly(lambda: self.store.get(key))
             if entry is None or not self._reuse(job, entry, chosen, guard):
                 self._build_all(job, key, problem, chosen, guard)
         if guard.changed(weights) is not None:
@@ -164,7 +203,8 @@ class Workshop:
         name = record["chosen"]
         if name != "eager":
             try:
-                program = chosen[name].load(entry.directory, job.runner.problem().spec)
+                spec = job.runner.problem().spec
+                program = quietly(lambda: chosen[name].load(entry.directory, spec))
             except Exception as error:  # a backend's own failure to load: build again instead
                 job.emit(
                     ev.Noted(run=job.run, text=f"the stored {name} did not load ({error}); building again")
@@ -194,7 +234,7 @@ class Workshop:
     ) -> None:
         scratch = self.store.scratch()
         try:
-            problem.save(scratch / "problem")
+            quietly(lambda: problem.save(scratch / "problem"))
             analysis = self._open(job, scratch)
             ended: dict[str, ev.CandidateEnded] = {}
             built: dict[str, _Built] = {}
@@ -279,21 +319,34 @@ class Workshop:
             if not found.ok:
                 ended[name] = verdict("refused", found.detail, **numbers)
                 continue
+            if job.chosen == "eager" and self._crowded:
+                # The user's own calls are the better judge, and at once: see Dispatcher.advance.
+                built[name] = _Built(
+                    candidate, directory, found, build_s, Ratio(1.0, (0.0, 0.0), 0.0, 0.0, 0)
+                )
+                if self._install(job, built[name], guard, analysis):
+                    job.advanced()
             try:
                 ratio = self.builder.ask(
-                    "race", [name], 1.5, budget_s=settings.build_budget_s, stop=job.stop.is_set
+                    "race", [name], FIRST_RACE_S, budget_s=settings.build_budget_s, stop=job.stop.is_set
                 )[name]
             except Interrupted:
                 ended[name] = verdict("skipped", "stopped by the user", **numbers)
                 break
             except BuildError as error:
                 ended[name] = verdict("failed", error.message, **numbers)
+                built.pop(name, None)
+                if job.chosen == name:
+                    job.runner.uninstall()
+                    job.chosen = "eager"
                 continue
             ended[name] = verdict("lost", **numbers, **_times(ratio))
             built[name] = _Built(candidate, directory, found, build_s, ratio)
-            if ratio.ci95[0] > settings.min_gain and ratio.speedup > best * 1.05:
+            # The user's own calls will tell; here it is enough that there is reason to try.
+            if ratio.speedup > max(settings.min_gain, best * 1.05):
                 best = ratio.speedup
-                self._install(job, built[name], guard, analysis)
+                if self._install(job, built[name], guard, analysis):
+                    job.advanced()
 
     def _make(self, job: Job, name: str, directory: Path, scratch: Path) -> tuple[float, Agreement]:
         """Build and verify one candidate, in a builder that has the problem open."""
@@ -308,7 +361,7 @@ class Workshop:
     def _install(self, job: Job, built: _Built, guard: WeightGuard, analysis: Analysis) -> bool:
         spec = job.runner.problem().spec
         try:
-            program = built.candidate.load(built.directory, spec)
+            program = quietly(lambda: built.candidate.load(built.directory, spec))
         except Exception as error:  # loading is the backend's own code in the user's process
             job.emit(ev.Noted(run=job.run, text=f"{built.candidate.name} could not be loaded here: {error}"))
             return False
@@ -354,6 +407,10 @@ class Workshop:
                 built[name] = dataclasses.replace(built[name], ratio=ratio)
                 ended[name] = dataclasses.replace(ended[name], **_times(ratio))
         name = max(finalists, key=lambda n: built[n].ratio.speedup)
+        if (self._crowded or job.stop.is_set()) and job.chosen in built and job.proven():
+            # Between the user's calls the builder measured next to nothing, and those calls have decided.
+            ended[job.chosen] = dataclasses.replace(ended[job.chosen], status="won")
+            return
         if built[name].ratio.ci95[0] <= settings.min_gain:
             job.runner.uninstall()
             job.chosen, job.reason = "eager", ""
@@ -396,33 +453,9 @@ class Workshop:
             "candidates": [event.to_dict() for event in ended.values()],
         }
         try:
-            job.runner.artifact = self.store.put(key, scratch, record).directory
+            job.runner.artifact = quietly(lambda: self.store.put(key, scratch, record)).directory
         except ArtifactError as error:
             job.emit(ev.Noted(run=job.run, text=f"not remembered for the next kernel: {error.message}"))
-
-
-def _stand_back() -> None:
-    """Let this thread have only the processor time that nobody else wants.
-
-    A thread that takes a core away from eager's OpenMP team for a moment stalls the whole team at its next
-    barrier: one busy thread of ordinary priority made a two-thread model 50 times slower here. Threads that
-    backends start from here run at the ordinary priority again.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-    _one_openmp_thread()
-
-
-def _one_openmp_thread() -> None:
-    """Keep this thread from starting an OpenMP team of its own.
-
-    libgomp counts all teams of a process. With more threads than processors every team, the user's too, goes to sleep
-    at each barrier instead of spinning for a moment: steps of a generation took twice as long.
-    """
-    torch.get_num_threads()  # torch's own setting for this thread, made on first use, comes before ours
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(str(library)).omp_set_num_threads(1)
 
 
 def _passing(event: ev.CandidateEnded) -> bool:

@@ -1,7 +1,7 @@
 """compact_linear: a linear layer in float32 whose weight is kept, without loss, in the bits it was made from.
 
-Checkpoints hold weights in bfloat16, float16 or in blocks of 4 or 8 bits (GGUF's Q4_0, Q4_1 and Q8_0), and are widened to
-float32 when they are loaded. A product of a few rows costs what reading the weight costs, so this kernel
+Checkpoints hold weights in bfloat16, float16 or in blocks of 4 or 8 bits (GGUF's Q4_0, Q4_1 and Q8_0), and
+are widened to float32 when they are loaded. A product of a few rows costs what reading the weight costs, so this kernel
 reads the fewer bits and widens in registers, to exactly the same float32 numbers: nothing is rounded but the
 sum, whose order differs as it does between any two libraries. Bytes a weight: float32 4, bfloat16 2, Q8_0
 1.125, Q4_1 0.75.
@@ -32,8 +32,8 @@ _PAGE, _LARGE_PAGE, _MADV_HUGEPAGE = 4096, 1 << 21, 14
 class CompactWeight:
     """A float32 weight [n, k] in fewer bits.
 
-    codes: bfloat16 or float16 [n, k]; or int8 [n, 32 b], or uint8 [n, 16 b] with element i of a block in the low and i + 16
-    in the high half of byte i, b = ceil(k / 32) blocks a row.
+    codes: bfloat16 or float16 [n, k]; or int8 [n, 32 b], or uint8 [n, 16 b] with element i of a block in the low
+    and i + 16 in the high half of byte i, b = ceil(k / 32) blocks a row.
     scale, minimum: float32 [n, b] for blocks (minimum for uint8 alone), else None.
     """
 
@@ -72,7 +72,7 @@ def compact_weight(weight: Tensor) -> CompactWeight | None:
 
 def side_by_side(weights: Sequence[CompactWeight]) -> CompactWeight:
     """Weights of one form and one k as a single one, row after row, in memory that is read with few page faults."""
-    joined = []
+    joined: list[Tensor | None] = []
     for parts in zip(*((w.codes, w.scale, w.minimum) for w in weights), strict=True):
         if parts[0] is None:
             joined.append(None)
@@ -128,7 +128,9 @@ def _as_half(values: Tensor) -> Tensor:
 
 
 def _nibbles(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """[rows, b, 32] as 4-bit codes, scale and minimum: the smallest is code 0, or, with a negative scale, the largest."""
+    """[rows, b, 32] as 4-bit codes, scale and minimum: code 0 is the smallest, or with a negative scale the
+    largest.
+    """
     low, high = blocks.amin(-1), blocks.amax(-1)
     scale, minimum = _as_half((high - low) / 15), low
     code = _codes(blocks, scale, minimum)

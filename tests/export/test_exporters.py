@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from deepseek_lab.engine.candidates import inductor_packed
 from deepseek_lab.engine.dispatch import Dispatcher
 from deepseek_lab.engine.runtime import GraphRunner
 from tests.export.case import ExporterCase
@@ -31,6 +34,39 @@ class TestInductor(ExporterCase):
 
 class TestFrozenInductor(ExporterCase):
     candidate = "inductor-frozen"
+
+
+class TestPackedInductor(ExporterCase):
+    candidate = "inductor-packed"
+
+    @classmethod
+    def submit(cls, directory: Path) -> Callable[..., None]:
+        """The model of these tests is smaller than what packing pays for."""
+        build = super().submit(directory)
+
+        def submit(dispatcher: Dispatcher | None, runner: GraphRunner) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(inductor_packed, "MIN_NUMEL", 1)
+                build(dispatcher, runner)
+
+        return submit
+
+
+class TestCompactKernels(ExporterCase):
+    """Needs weights of a narrower checkpoint; see the candidate's own suite. Goes out in plain PyTorch."""
+
+    candidate = "kernels-compact"
+
+    @classmethod
+    def submit(cls, directory: Path) -> Callable[..., None]:
+        build = super().submit(directory)
+
+        def submit(dispatcher: Dispatcher | None, runner: GraphRunner) -> None:
+            for weight in runner.weights_now():
+                weight.data.copy_(weight.data.bfloat16())
+            build(dispatcher, runner)
+
+        return submit
 
 
 class TestEagerCast(ExporterCase):

@@ -73,7 +73,7 @@ def rewrite(problem: Problem) -> tuple[fx.GraphModule, list[Packing]]:
 
     graph = copy.deepcopy(problem.graph)
     with torch.no_grad():
-        ShapeProp(graph).propagate(*problem.arguments())  # type: ignore[no-untyped-call]
+        ShapeProp(graph).propagate(*problem.arguments())
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     weights = [node for node, weight in zip(placeholders, problem.spec.is_weight, strict=True) if weight]
     number = {node: index for index, node in enumerate(weights)}
@@ -106,12 +106,14 @@ def _product(node: fx.Node, weights: dict[fx.Node, int]) -> tuple[fx.Node, fx.No
     """Input, weight, bias and whether the weight is transposed, of a float32 product that MKL can take."""
     if node.op != "call_function":
         return None
+    x: Any
+    weight: Any
+    bias: Any
     if node.target is _LINEAR:
         given = {**dict(zip(("input", "weight", "bias"), node.args, strict=False)), **node.kwargs}
         x, weight, bias, transposed = given["input"], given["weight"], given.get("bias"), False
     elif node.target is _ADDMM and len(node.args) == 3 and not node.kwargs:
-        bias, x, weight = node.args
-        transposed = True
+        (bias, x, weight), transposed = node.args, True
     else:
         return None
     if weight not in weights or not isinstance(x, fx.Node):
@@ -139,7 +141,7 @@ class PackedInductorCandidate(Candidate):
 
     def missing(self) -> str | None:
         """MKL comes with PyTorch or not at all."""
-        return None if torch._C.has_mkl else "mkl"  # type: ignore[attr-defined]
+        return None if torch._C.has_mkl else "mkl"
 
     def build(self, problem: Problem, directory: Path) -> None:
         """Compile with g++ into a package.

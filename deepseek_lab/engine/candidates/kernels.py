@@ -140,7 +140,7 @@ class KernelsCandidate(Candidate):
 
     name = "kernels"
     bakes_weights = False
-    order = 10
+    order = 30
     make_kernels = staticmethod(_float_kernels)
 
     def build(self, problem: Problem, directory: Path) -> None:

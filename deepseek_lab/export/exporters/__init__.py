@@ -86,7 +86,16 @@ class Exporter(abc.ABC):
         """
 
 
-_BUILT_IN = ("eager_cast", "executorch", "inductor", "inductor_frozen", "kernels", "onnxruntime", "openvino")
+_BUILT_IN = (
+    "eager_cast",
+    "executorch",
+    "inductor",
+    "inductor_frozen",
+    "inductor_packed",
+    "kernels",
+    "onnxruntime",
+    "openvino",
+)
 
 
 def exporter(candidate: str) -> Exporter:
