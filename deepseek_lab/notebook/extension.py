@@ -55,6 +55,10 @@ class NotebookHost:
         handle = show(shown.bundle(), raw=True, display_id=True)
         return lambda: handle.update(shown.bundle(), raw=True)
 
+    def say(self, text: str) -> None:
+        """One line of the cell's own output."""
+        print(text)
+
     def cells(self) -> list[tuple[int, str]]:
         """What ran without an error in this session."""
         history = self._shell.history_manager

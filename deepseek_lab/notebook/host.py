@@ -39,6 +39,9 @@ class Host(Protocol):
     def display(self, shown: Shown) -> Callable[[], None]:
         """Show now; the function that is returned shows the same object again, in the same place."""
 
+    def say(self, text: str) -> None:
+        """One line that will not change."""
+
     def cells(self) -> list[tuple[int, str]]:
         """Numbers and texts of the cells that ran without an error."""
 
@@ -113,6 +116,10 @@ class ScriptHost:
         self.run_cells: dict[str, int] = {}
         self.updates = False
         self._source = source
+
+    def say(self, text: str) -> None:
+        """One line among the reports."""
+        print(text, file=sys.stderr)
 
     def display(self, shown: Shown) -> Callable[[], None]:
         """Print as text."""

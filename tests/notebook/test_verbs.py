@@ -57,7 +57,7 @@ def test_graph_is_grouped_by_module_with_lines(decided: Kernel) -> None:
 def test_graph_has_a_static_picture(decided: Kernel) -> None:
     decided.ok("picture = %deepseek graph")
     page = decided.value("picture._repr_mimebundle_()['text/html']")
-    assert "<svg" in page
+    assert "data:image/svg+xml;base64," in page
     assert "<script" not in page
     assert len(page) < 200_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import html
 import textwrap
@@ -59,4 +60,6 @@ def _picture(record: GraphRecord) -> str:
     from deepseek_lab import views
 
     svg = views.graph_svg(record.nodes, title=heading(record), plan_nodes=record.plan_nodes or None)
-    return f"<div>{svg}</div>"
+    # As an image: front ends drop inline SVG from notebooks that they do not trust yet.
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<div><img alt="{html.escape(heading(record))}" src="data:image/svg+xml;base64,{data}"></div>'

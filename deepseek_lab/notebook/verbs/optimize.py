@@ -71,6 +71,11 @@ class OptimizeRegion:
         bind(command, shown, self._host)
         if not shown.report.graphs and not shown.report.targets and (error or self._host.always is command):
             return
+        if not shown.report.graphs and not shown.report.targets and not command.has("save"):
+            # One word that nothing will follow needs no place of its own; a display waits for the front end's queues.
+            if not command.has("quiet"):
+                host.say(repr(shown))
+            return
         follower = Follower(command, shown, self._host)
         if run is not None and (seconds := command.number("wait")):
             _wait(run, seconds)
