@@ -226,9 +226,10 @@ class OptimizeReport:
         if timed:
             best = max(timed, key=lambda row: row.speedup or 0.0)
             low, high = best.speedup_ci95 or (math.nan, math.nan)
-            return (
+            line = (
                 f"{self.verb}  kept eager: best {best.speedup:.2f}x (95% {low:.2f}-{high:.2f}) by {best.name}"
             )
+            return line + (f"; {record.reason}" if record.reason else "")
         if refused and not record.reason:
             return f"{self.verb}  refused {refused[0].name}: {refused[0].reason}"
         return f"{self.verb}  kept eager: {record.reason or 'no candidate could run this graph'}"
