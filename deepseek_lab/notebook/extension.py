@@ -57,7 +57,9 @@ class NotebookHost:
 
     def say(self, text: str) -> None:
         """One line of the cell's own output."""
-        print(text)
+        from deepseek_lab.notebook.host import say
+
+        say(text)
 
     def cells(self) -> list[tuple[int, str]]:
         """What ran without an error in this session."""
