@@ -74,7 +74,7 @@ class OptimizeRegion:
         if not shown.report.graphs and not shown.report.targets and not command.has("save"):
             # One word that nothing will follow needs no place of its own; a display waits for the front end's queues.
             if not command.has("quiet"):
-                self._host.say(repr(shown))
+                self._host.say(f"{command.verb}  {_NOTHING}")
             return
         follower = Follower(command, shown, self._host)
         if run is not None and (seconds := command.number("wait")):
