@@ -151,17 +151,21 @@ class Meter:
 
 
 def _thread_seconds(thread: threading.Thread) -> float:
-    try:
-        assert thread.ident is not None
-        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
-    except (OSError, AttributeError):  # it has ended, or this system has no such clock
-        return 0.0
+    """Processor time of a thread of this process; 0 before it has started and after it has ended.
+
+    By its number in /proc: the clock of a thread that has just ended must not be asked for, C leaves that undefined.
+    """
+    return _seconds_in(Path(f"/proc/self/task/{thread.native_id}/stat"), 2)
 
 
 def _process_seconds(pid: int | None) -> float:
     """Processor time of a process and of the children that it has waited for."""
+    return _seconds_in(Path(f"/proc/{pid}/stat"), 4)
+
+
+def _seconds_in(stat: Path, num_fields: int) -> float:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        return sum(map(int, text.rpartition(")")[2].split()[11:15])) / os.sysconf("SC_CLK_TCK")
+        fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return sum(map(int, fields[11 : 11 + num_fields])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError):
         return 0.0

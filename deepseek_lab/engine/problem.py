@@ -260,14 +260,7 @@ class Problem:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "problem.pickle").write_bytes(pickle.dumps((self.spec, wire.to_bytes(self.graph))))
         detached = [tensor.detach() for tensor in (*self.weights, *self.live)]
-        checked = torch.serialization.get_crc32_options()
-        torch.serialization.set_crc32_options(
-            False
-        )  # read back once, by the builder; half of the time is the checksum
-        try:
-            torch.save((len(self.weights), detached), directory / "tensors.pt")
-        finally:
-            torch.serialization.set_crc32_options(checked)
+        torch.save((len(self.weights), detached), directory / "tensors.pt")
 
     @classmethod
     def load(cls, directory: Path) -> Problem:

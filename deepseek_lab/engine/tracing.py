@@ -110,6 +110,7 @@ def _set_back(variable: Any, attributes: Mapping[str, Any] | None) -> bool:
     for name, stored in attributes.items():
         if not stored.is_python_constant():
             return False
-        if getattr(variable.value, name, missing) != stored.as_python_constant():
+        now, then = getattr(variable.value, name, missing), stored.as_python_constant()
+        if now is not then and (type(now) is not type(then) or now != then):
             return False
     return True

@@ -250,3 +250,34 @@ def test_waiting_for_another_kind_of_call_prints_nothing(capsys: pytest.CaptureF
     capsys.readouterr()
     deepseek_lab.wait(120)
     assert capsys.readouterr().out == ""
+
+
+class Depth:
+    """How deep a call is; set for the time of a call, as context variables are."""
+
+    value: int | None = None
+
+
+DEPTH = Depth()
+
+
+def test_what_is_set_and_set_back_may_be_repeated_by_waiting() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            DEPTH.value = 1
+            result = tower(self.linear(x))
+            DEPTH.value = None
+            return result
+
+    fast = deepseek_lab.optimize(Nested(), backends=("planted-fast",))
+    with torch.no_grad():
+        fast(rows())
+        deepseek_lab.wait(120)
+    assert fast.report.chosen == "planted-fast"
+    assert "outlive" not in reasons(fast)
+    assert not any(runner.lasting_effects for one in fast.run.dispatchers.values() for runner in one.runners)
+    fast.restore()

@@ -128,3 +128,16 @@ print("end")
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.strip() == "end"
+
+
+def test_meter_bears_threads_that_have_not_started_and_that_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked from inside of the user's calls, at any moment of a background thread's life."""
+    ended = threading.Thread(target=busy)
+    ended.start()
+    ended.join()
+    monkeypatch.setattr(background, "_working", {threading.Thread(target=busy), ended})
+    meter = Meter(lambda: None)
+    time.sleep(background.WINDOW_S * 1.2)
+    assert meter.starving()

@@ -7,6 +7,7 @@ Inductor packs for oneDNN instead, because MKL's packed format holds addresses (
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -69,8 +70,6 @@ class Packing:
 
 def rewrite(problem: Problem) -> tuple[fx.GraphModule, list[Packing]]:
     """A copy of the graph in which linear layers take packed weights, as further inputs at the end."""
-    import copy
-
     graph = copy.deepcopy(problem.graph)
     with torch.no_grad():
         ShapeProp(graph).propagate(*problem.arguments())
