@@ -37,6 +37,8 @@ class Settings:
     donated_share: float = 0.35
     """While the builder gets no processor time because calls follow each other without a gap, each call is
     followed by a pause of this share of its own time."""
+    store_wait_s: float = 1.5
+    """A call that is captured waits this long at most for a program that an earlier process has left."""
     race_budget_s: float = 20.0
     """Time that racing one graph may take in the builder."""
     min_gain: float = 1.02

@@ -18,6 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +30,11 @@ ENOUGH = 0.33
 """Share of one processor below which the background starves."""
 
 
-def quietly(work: Callable[[], T]) -> T:
+def quietly(work: Callable[[], T], *, awaited: Callable[[], bool] = lambda: False) -> T:
     """Do a heavy piece of work in a thread that gets only the processor time that nobody else wants.
+
+    While the user's own call waits for the work, which ``awaited`` says, it has the ordinary priority; it stands back
+    from when the call does not wait any more.
 
     A thread that takes a core away from eager's OpenMP team for a moment stalls the whole team at its next
     barrier: one busy thread of ordinary priority made a two-thread model 50 times slower here. Threads that
@@ -42,10 +46,12 @@ def quietly(work: Callable[[], T]) -> T:
     inherit = _may_come_forward()
     before = _tasks() if inherit else set()
 
+    flags = 0 if inherit else os.SCHED_RESET_ON_FORK
+    at_once = not awaited()
+
     def run() -> None:
-        flags = 0 if inherit else os.SCHED_RESET_ON_FORK
-        with contextlib.suppress(OSError, AttributeError):
-            os.sched_setscheduler(0, os.SCHED_IDLE | flags, os.sched_param(0))
+        if at_once:
+            _stand_back(0, flags)
         keep_one_openmp_thread()
         try:
             result.append(work())
@@ -56,6 +62,11 @@ def quietly(work: Callable[[], T]) -> T:
     _working.add(thread)
     try:
         thread.start()
+        while not at_once and thread.is_alive() and awaited():
+            thread.join(0.02)
+        if not at_once and thread.is_alive():
+            for task in (_tasks() - before) if inherit else {thread.native_id or 0}:
+                _stand_back(task, flags)
         thread.join()
     finally:
         _working.discard(thread)
@@ -65,6 +76,11 @@ def quietly(work: Callable[[], T]) -> T:
     if failure:
         raise failure[0]
     return result[0]
+
+
+def _stand_back(task: int, flags: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(task, os.SCHED_IDLE | flags, os.sched_param(0))
 
 
 _working: set[threading.Thread] = set()
@@ -100,6 +116,19 @@ def _may_come_forward() -> bool:
     thread.start()
     thread.join()
     return bool(found)
+
+
+def helpers(num_threads: int) -> ThreadPoolExecutor:
+    """Threads that stand back as far as the calling one does, each without an OpenMP team."""
+    policy = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+
+    def begin() -> None:
+        if policy is not None and policy & ~os.SCHED_RESET_ON_FORK == os.SCHED_IDLE:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, policy, os.sched_param(0))
+        keep_one_openmp_thread()
+
+    return ThreadPoolExecutor(num_threads, "deepseek-helper", begin)
 
 
 def _tasks() -> set[int]:

@@ -43,6 +43,9 @@ class Dispatcher:
         emit: Takes events.
         run: The run's name.
         starving: Whether the builder gets no processor time.
+        prepare: Told the target's weights when a capture begins.
+        await_store: Waits until the store's answer to a captured graph is known, for some seconds at most.
+        verdict: Told what a graph's program brought in the user's own calls; None where it was not kept.
     """
 
     def __init__(
@@ -57,10 +60,14 @@ class Dispatcher:
         submit: Callable[[Dispatcher, GraphRunner], None],
         emit: Callable[[ev.Event], None],
         starving: Callable[[], bool] = lambda: False,
+        prepare: Callable[[Sequence[torch.Tensor]], None] = lambda weights: None,
+        await_store: Callable[[GraphRunner, float], None] = lambda runner, timeout_s: None,
+        verdict: Callable[[GraphRunner, Ratio | None], None] = lambda runner, ratio: None,
     ) -> None:
         self.name, self.eager, self.module, self.run_id = name, eager, module, run
         self._precision, self._tolerance = precision, tolerance
         self._submit, self._emit, self._starving = submit, emit, starving
+        self._prepare, self._await_store, self._verdict = prepare, await_store, verdict
         self.lanes: dict[Any, Lane] = {}
         self.runners: list[GraphRunner] = []
         self.stopped = False
@@ -103,7 +110,7 @@ class Dispatcher:
                 return self._race_call(lane, args, kwargs)
             value, elapsed = timed(self._eager, args, kwargs)
             lane.eager_s = min(lane.eager_s or elapsed, elapsed)
-            self._donate(elapsed)
+            self._donate(elapsed, lane.eager_s)
             return value
         finally:
             self._local.inside = False
@@ -143,10 +150,12 @@ class Dispatcher:
         lane.eager_s = min(lane.eager_s or elapsed, elapsed)
         return value
 
-    def _donate(self, elapsed_s: float) -> None:
+    def _donate(self, elapsed_s: float, eager_s: float) -> None:
         """Pause for a part of the call's own time when the builder gets none otherwise."""
         if self._starving():
-            time.sleep(min(settings.donated_share * elapsed_s, 0.2))
+            # A call that was slow by itself gives less: call and pause together stay near what eager takes.
+            most = (1.0 + settings.donated_share) * (eager_s or elapsed_s)
+            time.sleep(max(0.0, min(settings.donated_share * elapsed_s, most - elapsed_s, 0.2)))
 
     @staticmethod
     def _looks_growing(kwargs: dict[str, Any]) -> bool:
@@ -166,7 +175,7 @@ class Dispatcher:
             self._missed(lane, args, kwargs, elapsed)
         if not lane.final:
             lane.sample = (args, kwargs)
-            self._donate(elapsed)
+            self._donate(elapsed, lane.eager_s)
         return value
 
     def _missed(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any], elapsed: float) -> None:
@@ -191,6 +200,8 @@ class Dispatcher:
             return self.eager(*args, **kwargs)
         if self._tracer is None:
             self._tracer = Tracer(self.eager, self._backend)
+        if self.module is not None and not self.stopped:
+            self._prepare([*self.module.parameters(), *self.module.buffers()])
         counts, site = break_counts(), call_site()
         known = {id(runner): runner.num_calls for runner in self.runners}
         self._captured = []
@@ -225,6 +236,9 @@ class Dispatcher:
             runner.submitted = True
         lane.state, lane.sample = "building", (args, kwargs)
         lane.final, lane.judged = False, ()
+        until = time.monotonic() + settings.store_wait_s
+        for runner in new:
+            self._await_store(runner, until - time.monotonic())
         self.advance()
         return value
 
@@ -290,9 +304,7 @@ class Dispatcher:
             else:
                 lane.final = True
                 if installed == lane.judged and lane.state == "fast":
-                    lane.settle("fast", ratio=lane.ratio)
-                    for runner in lane.runners:
-                        self._conclude(runner, "")
+                    self._kept(lane, lane.ratio)
                 else:
                     lane.start_race()
 
@@ -337,9 +349,7 @@ class Dispatcher:
             lane.state = "fast" if kept else "building"
             self.advance()  # the builder may have ended or installed another one meanwhile
         elif kept:
-            lane.settle("fast", ratio=ratio)
-            for runner in lane.runners:
-                self._conclude(runner, "")
+            self._kept(lane, ratio)
         else:
             low, high = ratio.ci95
             reason = f"in your own calls it was {ratio.speedup:.2f}x (95% {low:.2f}-{high:.2f})"
@@ -347,7 +357,15 @@ class Dispatcher:
             for runner in lane.runners:
                 if not any(runner in other.runners for other in self.lanes.values() if other.state == "fast"):
                     runner.uninstall()
+                    self._verdict(runner, None)
             self._decided(lane, "eager", reason)
+
+    def _kept(self, lane: Lane, ratio: Ratio | None) -> None:
+        lane.settle("fast", ratio=ratio)
+        for runner in lane.runners:
+            self._conclude(runner, "")
+            if ratio is not None and runner.installed is not None:
+                self._verdict(runner, ratio)
 
     def _measured(self, lane: Lane, ratio: Ratio) -> None:
         for runner in lane.runners:
@@ -426,9 +444,7 @@ class Dispatcher:
         assert self._tracer is not None
         reason = self._cannot_replay(lane)
         if reason is not None:
-            lane.settle("fast", reason)
-            for runner in lane.runners:
-                self._conclude(runner, reason)
+            self._by_the_builder(lane, reason)
             return
         args, kwargs = lane.sample
         with self._replaying():
@@ -436,9 +452,21 @@ class Dispatcher:
                 missed = lane.missed_s
                 self._race_call(lane, copied(args), copied(kwargs))
                 if lane.state == "racing" and lane.missed_s > missed:
-                    lane.settle("fast", "measured by the builder; the call cannot be repeated as it was")
-                    for runner in lane.runners:
-                        self._conclude(runner, lane.reason)
+                    self._by_the_builder(
+                        lane, "measured by the builder; the call cannot be repeated as it was"
+                    )
+
+    def _by_the_builder(self, lane: Lane, reason: str) -> None:
+        """End the search by the builder's race, where the calls themselves cannot be raced."""
+        if all(runner.sure for runner in lane.runners if runner.installed):
+            lane.settle("fast", reason)
+            for runner in lane.runners:
+                self._conclude(runner, reason)
+            return
+        lane.settle("eager", reason.replace("measured by", "too close to call for"))
+        for runner in lane.runners:
+            runner.uninstall()
+        self._decided(lane, "eager")
 
     def _cannot_replay(self, lane: Lane) -> str | None:
         if lane.num_breaks or len(lane.runners) != 1:

@@ -82,9 +82,9 @@ class _Arm:
 class LiveRace:
     """Interleaves two ways to make the same call, block by block, and says which is faster."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: str = "eager") -> None:
         self.arms = {"eager": _Arm(), "fast": _Arm()}
-        self._order = ("eager", "fast")
+        self._order = ("eager", "fast") if first == "eager" else ("fast", "eager")
         self._turn = 0
         self._switches = involuntary_switches()
         self._disturbed = 0
@@ -150,6 +150,8 @@ class Lane:
     """What the race under way is about."""
     judged: tuple[str, ...] = ()
     """What was installed when the lane was last raced to the end."""
+    confirming: bool = False
+    """Whether the race under way is about programs that have won in an earlier process."""
     repeatable: bool = False
     """Whether a call of a lane that is still ``new`` may be made again by ``wait``."""
 
@@ -164,8 +166,15 @@ class Lane:
         self.final = True
 
     def start_race(self) -> None:
-        """Race what is installed now."""
-        self.state, self.race, self.contender = "racing", LiveRace(), self.installed
+        """Race what is installed now. What has won in an earlier process goes first."""
+        self.confirming = all(runner.remembered for runner in self.runners if runner.installed)
+        self.race = LiveRace("fast" if self.confirming else "eager")
+        self.state, self.contender = "racing", self.installed
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether calls of this kind have what was won: here, or in an earlier process and confirmed meanwhile."""
+        return self.state == "fast" or (self.state == "racing" and self.confirming)
 
     @property
     def installed(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from deepseek_lab.base.errors import CaptureError
 from deepseek_lab.engine import wire
+from deepseek_lab.engine.tensors import load_tensors, save_tensors
 
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -259,28 +260,11 @@ class Problem:
         """Write the problem for the builder process. Tensors that share storage still do after loading."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "problem.pickle").write_bytes(pickle.dumps((self.spec, wire.to_bytes(self.graph))))
-        detached = [tensor.detach() for tensor in (*self.weights, *self.live)]
-        torch.save((len(self.weights), detached), directory / "tensors.pt")
+        save_tensors(directory / "tensors.bin", (*self.weights, *self.live))
 
     @classmethod
     def load(cls, directory: Path) -> Problem:
         """Read what :meth:`save` wrote."""
         spec, graph = pickle.loads((directory / "problem.pickle").read_bytes())
-        num_weights, tensors = torch.load(directory / "tensors.pt", mmap=True, weights_only=True)
+        tensors, num_weights = load_tensors(directory / "tensors.bin"), sum(spec.is_weight)
         return cls(spec, wire.from_bytes(graph), tuple(tensors[:num_weights]), tuple(tensors[num_weights:]))
-
-
-def weights_digest(weights: Sequence[Tensor]) -> str:
-    """Digest of the weights' values. Releases the interpreter lock while it reads."""
-    digest = hashlib.blake2b(digest_size=16)
-    for weight in weights:
-        plain = weight.detach()
-        if plain.device.type != "cpu":
-            plain = plain.cpu()
-        if not plain.is_contiguous():
-            plain = plain.contiguous()
-        digest.update(f"{tuple(weight.shape)}{weight.dtype}".encode())
-        if plain.numel():
-            data: Any = plain.reshape(-1).view(torch.uint8).numpy()
-            digest.update(data)
-    return digest.hexdigest()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deepseek_lab.base import events as ev
-from deepseek_lab.base.errors import TargetError
+from deepseek_lab.base.errors import ArtifactError, TargetError
 from deepseek_lab.base.report import OptimizeReport
 from deepseek_lab.base.settings import settings
 from deepseek_lab.capture.observe import ModuleObserver, called_names
@@ -24,8 +24,10 @@ from deepseek_lab.engine import candidates as registry
 from deepseek_lab.engine.dispatch import Dispatcher
 from deepseek_lab.engine.functions import is_stub, reference_for, wrapping
 from deepseek_lab.engine.runtime import GraphRunner
-from deepseek_lab.engine.workshop import Job, Workshop
+from deepseek_lab.engine.search import Job
+from deepseek_lab.engine.workshop import Workshop
 from deepseek_lab.measure import machine
+from deepseek_lab.measure.race import Ratio
 
 _numbers = itertools.count(1)
 
@@ -224,6 +226,9 @@ class Run:
             submit=self.submit,
             emit=self.emit,
             starving=lambda: workshop().starving,
+            prepare=workshop().prepare,
+            await_store=workshop().await_answer,
+            verdict=self._remember,
         )
         self.dispatchers[unique] = dispatcher
         return dispatcher
@@ -291,6 +296,23 @@ class Run:
                 proven=lambda: dispatcher is not None and dispatcher.proven(runner),
             )
         )
+
+    def _remember(self, runner: GraphRunner, ratio: Ratio | None) -> None:
+        """Have the store know what a program brought in the user's own calls; the next process begins with it."""
+        if runner.artifact is None:
+            return
+        live = None
+        if ratio is not None:
+            live = {
+                "speedup": ratio.speedup,
+                "speedup_ci95": ratio.ci95,
+                "eager_ms": ratio.base_ms,
+                "median_ms": ratio.median_ms,
+            }
+        try:
+            workshop().store.annotate(runner.artifact, live=live)
+        except ArtifactError as error:
+            self.emit(ev.Noted(run=self.id, text=f"not remembered for the next kernel: {error.message}"))
 
     @property
     def working(self) -> bool:

@@ -20,6 +20,7 @@ from deepseek_lab.base.errors import CaptureError
 from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.guards import WeightGuard
 from deepseek_lab.engine.problem import Problem, Spec, TensorSpec, graph_key, normalise
+from deepseek_lab.measure.race import Ratio
 
 _numbers = itertools.count(1)
 STABLE_CALLS = 8
@@ -98,6 +99,14 @@ class GraphRunner:
         self.artifact: Path | None = None
         """Where the store keeps the files of what is installed; None when it keeps none."""
         self.decided = False
+        self.looked_up = threading.Event()
+        """Set when the store's program is installed, or when it is known that there is none."""
+        self.awaited = False
+        """Whether a call of the user's waits for that."""
+        self.remembered: Ratio | None = None
+        """What the installed program brought in the user's own calls in an earlier process."""
+        self.sure = True
+        """Whether the builder's race alone says that the installed program is faster."""
         self.trains = False
         self.refusal: str | None = None
         self.submitted = False
@@ -200,9 +209,13 @@ class GraphRunner:
         )
         return Problem(self.spec, self.graph, tuple(w.detach() for w in self.weights_now()), live)
 
+    def is_awaited(self) -> bool:
+        """Whether a call of the user's waits for the store's program."""
+        return self.awaited
+
     def install(self, candidate: Candidate, program: Program, guard: WeightGuard | None, order: Any) -> None:
         """Use ``program`` from the next call on."""
-        self.artifact = None
+        self.artifact, self.remembered = None, None
         self.installed = Installed(candidate.name, program, guard if candidate.bakes_weights else None, order)
 
     def uninstall(self) -> None:

@@ -146,6 +146,25 @@ class Store:
         self.trim()
         return Entry(target, record)
 
+    def annotate(self, directory: Path, **facts: Any) -> None:
+        """Add facts to an entry's record; those that are None are taken out.
+
+        Raises:
+            ArtifactError: the entry is gone, or cannot be written.
+        """
+        manifest = directory / MANIFEST
+        beside = manifest.with_name(f".{MANIFEST}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        try:
+            data = json.loads(manifest.read_text(encoding="utf-8"))
+            record = {**data["record"], **facts}
+            data["record"] = {name: value for name, value in record.items() if value is not None}
+            data["stamp"] = _stamp(data["files"], data["record"])
+            beside.write_text(json.dumps(data, indent=1), encoding="utf-8")
+            beside.replace(manifest)
+        except (OSError, ValueError, KeyError) as error:
+            beside.unlink(missing_ok=True)
+            raise ArtifactError(f"{manifest} could not be written: {error}") from error
+
     def _set_aside(self, target: Path) -> None:
         aside = self.root / f".scratch-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         try:

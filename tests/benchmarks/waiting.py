@@ -42,7 +42,7 @@ def child() -> None:
             calls.append(time.perf_counter() - start)
             (dispatcher,) = fast.run.dispatchers.values()
             runner = dispatcher.runners[0]
-            if accelerated_s is None and any(lane.state == "fast" for lane in dispatcher.lanes.values()):
+            if accelerated_s is None and any(lane.accelerated for lane in dispatcher.lanes.values()):
                 accelerated_s = time.perf_counter() - opened
             if accelerated_s is not None and not fast.run.undecided:
                 break

@@ -102,6 +102,11 @@ with torch.no_grad():
     at(ev.PlanChosen)
     interrupted(lambda: deepseek_lab.wait(100))
 """,
+    "in the first call, while it waits for the store": """
+with torch.no_grad():
+    at(ev.PlanChosen)
+    interrupted(lambda: fast(x))
+""",
     "while racing": """
 with torch.no_grad():
     fast(x)
@@ -144,6 +149,7 @@ def test_interrupt(stage: str, repository: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": path}
     if "build" in stage:  # the other stages find what was built, and come to their point sooner
         environment["DEEPSEEK_LAB_CACHE_DIR"] = str(tmp_path)
+    environment["DEEPSEEK_LAB_STORE_WAIT_S"] = "30" if "store" in stage else "0"
     code = _PRELUDE + STAGES[stage] + "\nend()\n"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=150

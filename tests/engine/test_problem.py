@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepseek_lab.engine import wire
-from deepseek_lab.engine.problem import Problem, graph_key, weights_digest
+from deepseek_lab.engine.digests import weights_digest
+from deepseek_lab.engine.problem import Problem, graph_key
 from tests.engine.graphs import capture, problem_of, sent
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export.pt2_archive._package import AOTICompiledModel
 
 from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.lowering import exported
@@ -41,7 +42,7 @@ class InductorCandidate(Candidate):
 
     def load(self, directory: Path, spec: Spec) -> Program:
         """Load the package in this process."""
-        loaded = torch._inductor.aoti_load_package(str(directory / "model.pt2"), run_single_threaded=True)
+        loaded = open_package(directory / "model.pt2")
         is_weight = spec.is_weight
 
         def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -58,6 +59,16 @@ class InductorCandidate(Candidate):
         return (
             "model = torch._inductor.aoti_load_package('model.pt2')\noutputs = model(*inputs_and_weights)\n"
         )
+
+
+def open_package(path: Path) -> Callable[..., Any]:
+    """Load a package without asking the C++ compiler first what this processor can do.
+
+    ``torch._inductor.aoti_load_package`` takes a second for that, to warn of a package from another processor, which
+    the store's key rules out.
+    """
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
+    return AOTICompiledModel(loader)
 
 
 def outputs_of(result: Any) -> Sequence[Tensor]:

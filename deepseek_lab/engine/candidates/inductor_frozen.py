@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepseek_lab.engine.candidates import Candidate, Program
-from deepseek_lab.engine.candidates.inductor import outputs_of
+from deepseek_lab.engine.candidates.inductor import open_package, outputs_of
 from deepseek_lab.engine.lowering import export
 from deepseek_lab.engine.problem import Problem, Spec
 
@@ -32,7 +32,7 @@ class FrozenInductorCandidate(Candidate):
 
     def load(self, directory: Path, spec: Spec) -> Program:
         """Load the package in this process."""
-        loaded = torch._inductor.aoti_load_package(str(directory / "model.pt2"), run_single_threaded=True)
+        loaded = open_package(directory / "model.pt2")
 
         def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
             with torch.no_grad():

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
+from deepseek_lab.engine.background import helpers
 from deepseek_lab.engine.candidates import Candidate, NotApplicable, Program
-from deepseek_lab.engine.candidates.inductor import Flat, outputs_of
+from deepseek_lab.engine.candidates.inductor import Flat, open_package, outputs_of
 from deepseek_lab.engine.lowering import exported
 from deepseek_lab.engine.problem import Problem, Spec, TensorSpec
 
@@ -57,6 +58,17 @@ def pack(weight: Tensor, rows: int) -> Tensor:
     """A float32[out_features, in_features] weight in MKL's own layout for products with ``rows`` rows."""
     packed: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach().contiguous(), rows)
     return packed
+
+
+def pack_all(weights: Sequence[Tensor], packings: Sequence[Packing], num_threads: int) -> list[Tensor]:
+    """Pack several weights, ``num_threads`` at a time: MKL packs each in one thread."""
+
+    def packed(one: Packing) -> Tensor:
+        with torch.no_grad():
+            return pack(weights[one.weight].t() if one.transposed else weights[one.weight], one.rows)
+
+    with helpers(num_threads) as pool:
+        return list(pool.map(packed, packings))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,18 +178,15 @@ class PackedInductorCandidate(Candidate):
     def load(self, directory: Path, spec: Spec) -> Program:
         """Load the package in this process; the weights are packed at the first call."""
         packings = [Packing(**one) for one in json.loads((directory / "packings.json").read_text())]
-        loaded = torch._inductor.aoti_load_package(str(directory / "model.pt2"), run_single_threaded=True)
-        is_weight = spec.is_weight
+        loaded = open_package(directory / "model.pt2")
+        is_weight, num_threads = spec.is_weight, spec.num_threads
         packed: list[Tensor] = []
 
         def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
             own, rest = iter(weights), iter(live)
             with torch.no_grad():
                 if not packed:
-                    packed.extend(
-                        pack(weights[one.weight].t() if one.transposed else weights[one.weight], one.rows)
-                        for one in packings
-                    )
+                    packed.extend(pack_all(weights, packings, num_threads))
                 arguments = [(next(own) if weight else next(rest)).detach() for weight in is_weight]
                 return outputs_of(loaded(*arguments, *packed))
 
