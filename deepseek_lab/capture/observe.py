@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_ORIGINAL = "_deepseek_original"
 
 
 class ModuleObserver:
@@ -43,8 +46,25 @@ class ModuleObserver:
             finally:
                 local.inside = False
 
-        self._patch = observed
+        self._patch: Any = observed
+        setattr(observed, _ORIGINAL, getattr(original, _ORIGINAL, original))
         setattr(torch.nn.Module, "__call__", observed)  # noqa: B010 - a method, put back by close()
+
+    @staticmethod
+    @contextmanager
+    def suspended() -> Iterator[None]:
+        """``Module.__call__`` as PyTorch has it, for a tracer that would take the patch into what it guards."""
+        patched = torch.nn.Module.__call__
+        original = getattr(patched, _ORIGINAL, None)
+        if original is None:
+            yield
+            return
+        setattr(torch.nn.Module, "__call__", original)  # noqa: B010
+        try:
+            yield
+        finally:
+            if torch.nn.Module.__call__ is original:
+                setattr(torch.nn.Module, "__call__", patched)  # noqa: B010
 
     def close(self) -> None:
         """Stop observing; another patch that was put on top since is left in place."""

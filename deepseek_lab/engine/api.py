@@ -46,8 +46,9 @@ def register(run: Run) -> None:
 
 
 def last_run() -> Run | None:
-    """The newest run, or None."""
-    return _RUNS[-1] if _RUNS else None
+    """The newest run that has a target, else the newest, or None."""
+    serving = (run.serving for run in reversed(_RUNS))
+    return next((run for run in serving if run.dispatchers), _RUNS[-1] if _RUNS else None)
 
 
 def open_run(

@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -59,6 +60,9 @@ def workshop() -> Workshop:
     return Workshop()
 
 
+_BY_ID: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
+
+
 class Run:
     """One region or one call of the public API."""
 
@@ -73,6 +77,8 @@ class Run:
         self._observer: ModuleObserver | None = None
         self._stop = threading.Event()
         self._pending: set[str] = set()
+        self._earlier: dict[str, Run] = {}
+        _BY_ID[self.id] = self
         self._changed = threading.Condition()
         registry.select(options.backends)
 
@@ -155,7 +161,15 @@ class Run:
         return wrapping(function, lambda *args, **kwargs: call["now"](*args, **kwargs))
 
     def _module_called(self, namespace: Mapping[str, Any], module: torch.nn.Module) -> None:
-        if next(module.parameters(), None) is None or module._compiled_call_impl is not None:
+        if next(module.parameters(), None) is None:
+            return
+        previous = module._compiled_call_impl
+        if isinstance(previous, Dispatcher):
+            owner = _BY_ID.get(previous.run_id)
+            if owner is self or (owner is not None and owner.options == self.options):
+                self._earlier.setdefault(previous.run_id, owner)
+                return
+        elif previous is not None:
             return
         name = next((n for n, v in namespace.items() if v is module and not n.startswith("_")), None)
         self.attach(name or type(module).__name__, module)
@@ -165,6 +179,11 @@ class Run:
         if self._observer is not None:
             self._observer.close()
             self._observer = None
+
+    @property
+    def serving(self) -> Run:
+        """The run that serves what this one's cell called: itself, or where it found nothing new an earlier one."""
+        return next(iter(self._earlier.values()), self) if not self.dispatchers else self
 
     # -- targets ----------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationExisting, ValueMutationExisting
 from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
 
+from deepseek_lab.capture.observe import ModuleObserver
+
 Call = Callable[..., Any]
 _numbers = itertools.count(1)
 
@@ -63,7 +65,7 @@ class Tracer:
         __tracebackhide__ = True
         before = torch._dynamo.utils.counters["graph_break"].total()
         start = time.perf_counter()
-        with _capture_settings():
+        with _capture_settings(), ModuleObserver.suspended():
             value = (self._dynamic if dynamic else self._static)(self._call, args, kwargs)
         elapsed = time.perf_counter() - start
         self.num_breaks = torch._dynamo.utils.counters["graph_break"].total() - before

@@ -38,6 +38,10 @@ class Run(Protocol):
     def working(self) -> bool:
         """Whether background work is under way."""
 
+    @property
+    def serving(self) -> Run:
+        """The run that serves what the cell called: itself, or an earlier one with the same options."""
+
     def close(self, error: bool = False) -> None:
         """The cell ended; background work continues."""
 

@@ -61,6 +61,10 @@ class Run:
     def report(self) -> OptimizeReport:
         return OptimizeReport.fold(self.log)
 
+    @property
+    def serving(self) -> Run:
+        return self
+
     def close(self, error: bool = False) -> None:
         if api.fail_on_close:
             raise RuntimeError("planted in close")

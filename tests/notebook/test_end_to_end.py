@@ -64,6 +64,22 @@ def test_results_are_those_of_eager(kernel: Kernel) -> None:
     assert float(kernel.value("error")) < 1e-5
 
 
+def test_cell_that_is_run_again_is_served_by_what_was_won(kernel: Kernel) -> None:
+    """Its calls go through the captured graph, region or not, and its report is the one that holds."""
+    kernel.ok("runner = model._compiled_call_impl.runners[0]; before = runner.num_calls")
+    kernel.ok(CALL)
+    assert (
+        kernel.ok("print(runner.num_calls - before, len(model._compiled_call_impl.runners))").stdout
+        == "1 1\n"
+    )
+    kernel.ok(f"%%deepseek optimize --backends onnxruntime --to again\n{CALL}")
+    assert (
+        kernel.ok("print(runner.num_calls - before, len(model._compiled_call_impl.runners))").stdout
+        == "2 1\n"
+    )
+    assert kernel.ok("print(again.to_dict() == r.to_dict())").stdout == "True\n"
+
+
 def test_graph_knows_the_lines_of_its_cells(kernel: Kernel) -> None:
     text = kernel.ok("%deepseek graph").result or ""
     assert "layers.0" in text

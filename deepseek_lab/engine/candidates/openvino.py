@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.lowering import export
@@ -38,6 +39,44 @@ def _openvino() -> Any:
     return openvino
 
 
+def with_floor_division(program: ExportedProgram) -> ExportedProgram:
+    """The program with ``x // y`` of whole numbers as ``(x - x % y) / y``, which divides without a rest.
+
+    OpenVINO 2026.4 rounds such a quotient towards zero, so that -1 // 3 is 0, while its remainder is right.
+    """
+    aten, graph = torch.ops.aten, program.graph
+    for node in list(graph.nodes):
+        floors = node.target is aten.floor_divide.default or (
+            node.target in (aten.div.Tensor_mode, aten.div.Scalar_mode)
+            and node.kwargs.get("rounding_mode") == "floor"
+        )
+        value = node.meta.get("val")
+        if not floors or value is None or value.dtype.is_floating_point:
+            continue
+        x, y = node.args
+        by_tensor = isinstance(y, fx.Node)
+        made = []
+        with graph.inserting_before(node):
+            if not isinstance(x, fx.Node):
+                x = graph.call_function(aten.full_like.default, (y, x))
+                made.append(x)
+            made.append(
+                graph.call_function(aten.remainder.Tensor if by_tensor else aten.remainder.Scalar, (x, y))
+            )
+            made.append(graph.call_function(aten.sub.Tensor, (x, made[-1])))
+            made.append(graph.call_function(aten.div.Tensor_mode, (made[-1], y), {"rounding_mode": "trunc"}))
+        for new in made:
+            new.meta = dict(node.meta)
+        node.replace_all_uses_with(made[-1])
+        graph.erase_node(node)
+        spec = program.graph_signature
+        for output in spec.output_specs:
+            if getattr(output.arg, "name", None) == node.name:
+                output.arg = type(output.arg)(name=made[-1].name)
+    program.graph_module.recompile()
+    return program
+
+
 class OpenVINOCandidate(Candidate):
     """Converts the exported graph to OpenVINO IR; weights are baked in."""
 
@@ -58,7 +97,7 @@ class OpenVINOCandidate(Candidate):
 
         ov = _openvino()
         plain = dataclasses.replace(problem, spec=dataclasses.replace(problem.spec, precision="float32"))
-        model = ov.convert_model(export(plain), share_weights=True)
+        model = ov.convert_model(with_floor_division(export(plain)), share_weights=True)
         ov.save_model(model, directory / "model.xml", compress_to_fp16=False)
 
     def load(self, directory: Path, spec: Spec) -> Program:

@@ -67,6 +67,7 @@ class OptimizeRegion:
         run, command = self._run, self._plan.command
         if run is not None:
             run.close(error)
+            run = run.serving
         shown = ShownRun(run, view=view_of(command), reason=_NOTHING)
         bind(command, shown, self._host)
         if not shown.report.graphs and not shown.report.targets and (error or self._host.always is command):
