@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         side_by_side,
     )
     from deepseek_lab._kernels.cpu.library import LibraryStatus, force_isa, isas
-    from deepseek_lab._kernels.cpu.ops import bound_compact_linear
+    from deepseek_lab._kernels.cpu.ops import bound_compact_linear, few_rows_linear
 
 __all__ = [
     "CONTRACTS",
@@ -39,6 +39,7 @@ __all__ = [
     "bound_compact_linear",
     "compact_weight",
     "direct",
+    "few_rows_linear",
     "force_isa",
     "isas",
     "load",
@@ -89,10 +90,10 @@ def __getattr__(name: str) -> Any:
         from deepseek_lab._kernels import contracts
 
         return getattr(contracts, name)
-    if name == "bound_compact_linear":
-        from deepseek_lab._kernels.cpu.ops import bound_compact_linear
+    if name in {"bound_compact_linear", "few_rows_linear"}:
+        from deepseek_lab._kernels.cpu import ops
 
-        return bound_compact_linear
+        return getattr(ops, name)
     if name in {"LibraryStatus", "direct", "force_isa", "isas"}:
         from deepseek_lab._kernels.cpu import library
 

@@ -129,6 +129,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _done(status, out)
 
 
+def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x @ weight.T + bias by the compiled product whatever the rows: for callers that have measured.
+
+    x float32 [..., k], weight float32 [n, k] of any strides, bias float32 [n] or None; the library must be loaded.
+    """
+    n, k = weight.shape
+    (rows, m, stride), (weight, stride_n, stride_k) = _rows(x, k), _weight(weight)
+    bias, out = _vector(bias), x.new_empty((*x.shape[:-1], n))
+    status = library.active().deepseek_linear(  # type: ignore[union-attr]
+        rows.data_ptr(), stride, weight.data_ptr(), stride_n, stride_k, _pointer(bias), out.data_ptr(),
+        m, n, k, 0, num_threads(),
+    )  # fmt: skip
+    return out if status == 0 else _done(status, out)
+
+
 def layer_norm_linear(
     x: Tensor,
     gamma: Tensor | None,

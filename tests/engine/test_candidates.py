@@ -21,6 +21,26 @@ class TestOnnxRuntime(CandidateCase):
     candidate = "onnxruntime"
 
 
+class TestOneDNN(CandidateCase):
+    candidate = "onednn"
+    graphs: ClassVar[tuple[str, ...]] = tuple(
+        name for name in GRAPHS if name not in ("convolution", "several outputs", "mlp")
+    )
+    offers_nothing: ClassVar[tuple[str, ...]] = ("convolution", "several outputs", "mlp")
+
+
+class TestOneDNNInBfloat16(CandidateCase):
+    candidate = "onednn"
+    precision = "bf16"
+    graphs: ClassVar[tuple[str, ...]] = ("attention", "length that varies", "wide layers")
+
+
+class TestExecuTorch(CandidateCase):
+    candidate = "executorch"
+    graphs: ClassVar[tuple[str, ...]] = ("convolution",)
+    offers_nothing: ClassVar[tuple[str, ...]] = ("mlp", "embedding")
+
+
 class TestKernels(CandidateCase):
     candidate = "kernels"
     graphs: ClassVar[tuple[str, ...]] = ("mlp", "attention", "embedding", "length that varies")

@@ -6,11 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from deepseek_lab.engine.candidates import inductor_packed
+from deepseek_lab.engine.candidates import executorch, inductor_packed, onednn
 from deepseek_lab.engine.dispatch import Dispatcher
 from deepseek_lab.engine.runtime import GraphRunner
 from tests.export.case import ExporterCase
+
+
+def _patched(build: Callable[..., None], module: object, name: str, value: object) -> Callable[..., None]:
+    """``build`` with another value of a constant."""
+
+    def submit(dispatcher: Dispatcher | None, runner: GraphRunner) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, value)
+            build(dispatcher, runner)
+
+    return submit
 
 
 class TestOpenVINO(ExporterCase):
@@ -24,8 +36,23 @@ class TestOnnxRuntime(ExporterCase):
 
 
 class TestExecuTorch(ExporterCase):
+    """Offers itself for graphs with a convolution alone; the model of these tests is as good for its file."""
+
     candidate = "executorch"
     packages = frozenset({"executorch"})
+
+    @classmethod
+    def submit(cls, directory: Path) -> Callable[..., None]:
+        return _patched(super().submit(directory), executorch, "_CONVOLUTIONS", (torch._C._nn.linear,))
+
+
+class TestOneDNN(ExporterCase):
+    candidate = "onednn"
+
+    @classmethod
+    def submit(cls, directory: Path) -> Callable[..., None]:
+        """The model of these tests is smaller than what packing pays for."""
+        return _patched(super().submit(directory), onednn, "MIN_NUMEL", 1)
 
 
 class TestInductor(ExporterCase):
@@ -42,14 +69,7 @@ class TestPackedInductor(ExporterCase):
     @classmethod
     def submit(cls, directory: Path) -> Callable[..., None]:
         """The model of these tests is smaller than what packing pays for."""
-        build = super().submit(directory)
-
-        def submit(dispatcher: Dispatcher | None, runner: GraphRunner) -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(inductor_packed, "MIN_NUMEL", 1)
-                build(dispatcher, runner)
-
-        return submit
+        return _patched(super().submit(directory), inductor_packed, "MIN_NUMEL", 1)
 
 
 class TestCompactKernels(ExporterCase):

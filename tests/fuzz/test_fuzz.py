@@ -19,7 +19,7 @@ def test_no_random_graph_is_installed_with_a_wrong_result(capsys: pytest.Capture
     tally, isolation = Tally(), Isolation()
     try:
         for number in range(NUM_GRAPHS):
-            names = ["openvino", "onnxruntime"]
+            names = ["onednn", "kernels", "openvino", "onnxruntime"]
             if number % INDUCTOR_EVERY == INDUCTOR_EVERY - 1:
                 names.append("inductor")
             found = isolation.tally(FIRST_SEED + number, names)

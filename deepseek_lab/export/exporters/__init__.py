@@ -93,6 +93,7 @@ _BUILT_IN = (
     "inductor_frozen",
     "inductor_packed",
     "kernels",
+    "onednn",
     "onnxruntime",
     "openvino",
 )
