@@ -26,7 +26,7 @@ import torch
 
 T = TypeVar("T")
 WINDOW_S = 0.25
-ENOUGH = 0.33
+ENOUGH = 0.6
 """Share of one processor below which the background starves."""
 
 
@@ -76,6 +76,11 @@ def quietly(work: Callable[[], T], *, awaited: Callable[[], bool] = lambda: Fals
     if failure:
         raise failure[0]
     return result[0]
+
+
+def stand_back(task: int) -> None:
+    """Leave a thread, for good, only the processor time that nobody else wants."""
+    _stand_back(task, os.SCHED_RESET_ON_FORK)
 
 
 def _stand_back(task: int, flags: int) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,24 @@ class Builder:
         except (OSError, ValueError, AttributeError):
             return ""
         return lines[-1][:200] if lines else ""
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Stop the process for the length of the block, in which the user's calls are measured."""
+        process = self._process
+        running = process is not None and process.poll() is None
+        if running:
+            self._signal(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if running:
+                self._signal(process, signal.SIGCONT)
+
+    @staticmethod
+    def _signal(process: subprocess.Popen[bytes] | None, which: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, which)  # type: ignore[union-attr]
 
     def kill(self) -> None:
         """End the process and everything that it started. May be called from any thread."""

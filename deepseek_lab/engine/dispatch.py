@@ -6,6 +6,7 @@ once for the first kind and for others when the time lost in eager mode has paid
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 import time
@@ -46,6 +47,7 @@ class Dispatcher:
         prepare: Told the target's weights when a capture begins.
         await_store: Waits until the store's answer to a captured graph is known, for some seconds at most.
         verdict: Told what a graph's program brought in the user's own calls; None where it was not kept.
+        undisturbed: Keeps the builder still while a call is timed.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Dispatcher:
         prepare: Callable[[Sequence[torch.Tensor]], None] = lambda weights: None,
         await_store: Callable[[GraphRunner, float], None] = lambda runner, timeout_s: None,
         verdict: Callable[[GraphRunner, Ratio | None], None] = lambda runner, ratio: None,
+        undisturbed: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self.name, self.eager, self.module, self.run_id = name, eager, module, run
         self._precision, self._tolerance = precision, tolerance
         self._submit, self._emit, self._starving = submit, emit, starving
         self._prepare, self._await_store, self._verdict = prepare, await_store, verdict
+        self._undisturbed = undisturbed
         self.lanes: dict[Any, Lane] = {}
         self.runners: list[GraphRunner] = []
         self.stopped = False
@@ -110,7 +114,7 @@ class Dispatcher:
                 return self._race_call(lane, args, kwargs)
             value, elapsed = timed(self._eager, args, kwargs)
             lane.eager_s = min(lane.eager_s or elapsed, elapsed)
-            self._donate(elapsed, lane.eager_s)
+            self._donate(lane, elapsed)
             return value
         finally:
             self._local.inside = False
@@ -150,12 +154,11 @@ class Dispatcher:
         lane.eager_s = min(lane.eager_s or elapsed, elapsed)
         return value
 
-    def _donate(self, elapsed_s: float, eager_s: float) -> None:
-        """Pause for a part of the call's own time when the builder gets none otherwise."""
+    def _donate(self, lane: Lane, elapsed_s: float) -> None:
+        """Pause for a part of the usual time of a call when the builder gets none otherwise."""
+        pause_s = lane.pause_s(elapsed_s, settings.donated_share)
         if self._starving():
-            # A call that was slow by itself gives less: call and pause together stay near what eager takes.
-            most = (1.0 + settings.donated_share) * (eager_s or elapsed_s)
-            time.sleep(max(0.0, min(settings.donated_share * elapsed_s, most - elapsed_s, 0.2)))
+            time.sleep(pause_s)
 
     @staticmethod
     def _looks_growing(kwargs: dict[str, Any]) -> bool:
@@ -175,7 +178,7 @@ class Dispatcher:
             self._missed(lane, args, kwargs, elapsed)
         if not lane.final:
             lane.sample = (args, kwargs)
-            self._donate(elapsed, lane.eager_s)
+            self._donate(lane, elapsed)
         return value
 
     def _missed(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any], elapsed: float) -> None:
@@ -326,7 +329,8 @@ class Dispatcher:
         tracer = self._tracer
         fast = lane.race.arm == "fast"
         before = sum(runner.num_calls for runner in lane.runners)
-        value, elapsed = timed(tracer.run if fast else self._eager, args, kwargs)
+        with self._undisturbed():
+            value, elapsed = timed(tracer.run if fast else self._eager, args, kwargs)
         if fast and sum(runner.num_calls for runner in lane.runners) == before:
             self._missed(lane, args, kwargs, elapsed)
             return value

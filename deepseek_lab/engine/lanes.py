@@ -18,12 +18,17 @@ import torch
 from torch import Tensor
 
 from deepseek_lab.engine.runtime import GraphRunner
-from deepseek_lab.measure.race import BLOCK_S, MAX_SWITCHES, Ratio, involuntary_switches
+from deepseek_lab.measure.race import BLOCK_S, Ratio, involuntary_switches, is_quiet
 
 TOO_SHORT_S = 2e-4
 """Calls shorter than this in eager mode are left alone: checking would cost what could be won."""
+LONG_S = 0.1
+"""Calls longer than this are a block each."""
 MIN_ROUNDS = 6
 MAX_ROUNDS = 24
+MAX_PAUSE_S = 0.2
+USUAL = 1.05
+"""A call's usual time, in times of the fastest one."""
 MAX_DISTURBED = 24
 """Rounds that are left out because other processes took the processor away, before such rounds count too."""
 
@@ -70,7 +75,8 @@ class _Arm:
     def add(self, elapsed_s: float) -> bool:
         """Take one call in; True when that completes a block."""
         self.calls_s.append(elapsed_s)
-        kept = self.calls_s[1:]
+        # The first call of a block may find another runtime's threads still spinning, which a long one outlasts.
+        kept = self.calls_s if elapsed_s >= LONG_S else self.calls_s[1:]
         if len(kept) >= 1 and (sum(kept) >= BLOCK_S or len(kept) >= 200):
             kept.sort()
             self.blocks_s.append(kept[len(kept) // 4])
@@ -88,6 +94,7 @@ class LiveRace:
         self._turn = 0
         self._switches = involuntary_switches()
         self._disturbed = 0
+        self._seconds = 0.0
 
     @property
     def arm(self) -> str:
@@ -96,6 +103,7 @@ class LiveRace:
 
     def add(self, elapsed_s: float) -> None:
         """Time of the call that went the way of :attr:`arm`."""
+        self._seconds += elapsed_s
         if self.arms[self.arm].add(elapsed_s):
             self._turn += 1
             if self._turn == 2:
@@ -105,7 +113,9 @@ class LiveRace:
     def _judge_round(self) -> None:
         """Leave out a round in which other processes took the processor away, while there are few of them."""
         before, self._switches = self._switches, involuntary_switches()
-        if self._switches - before > 2 * MAX_SWITCHES and self._disturbed < MAX_DISTURBED:
+        seconds, self._seconds = self._seconds, 0.0
+        quiet = is_quiet(self._switches - before, len(self.arms), seconds)
+        if not quiet and self._disturbed < MAX_DISTURBED:
             self._disturbed += 1
             for arm in self.arms.values():
                 arm.blocks_s.pop()
@@ -170,6 +180,15 @@ class Lane:
         self.confirming = all(runner.remembered for runner in self.runners if runner.installed)
         self.race = LiveRace("fast" if self.confirming else "eager")
         self.state, self.contender = "racing", self.installed
+
+    def pause_s(self, elapsed_s: float, share: float) -> float:
+        """How long to pause after a call so that both together take ``1 + share`` of what eager usually takes.
+
+        A call that was slow by itself gives less, one that runs what was won no more than a share of its own time. The
+        usual time is told from the fastest, as the builder's own work slows all others down.
+        """
+        usual = USUAL * (self.eager_s or elapsed_s)
+        return max(0.0, min((1.0 + share) * usual - elapsed_s, share * min(usual, elapsed_s), MAX_PAUSE_S))
 
     @property
     def accelerated(self) -> bool:

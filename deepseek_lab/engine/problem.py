@@ -256,15 +256,23 @@ class Problem:
         result = self.graph(*self.arguments(live))
         return tuple(result) if isinstance(result, tuple | list) else (result,)
 
-    def save(self, directory: Path) -> None:
-        """Write the problem for the builder process. Tensors that share storage still do after loading."""
+    def save(self, directory: Path, weights_at: Sequence[int] | None = None) -> None:
+        """Write the problem for the builder process. Tensors that share storage still do after loading.
+
+        ``weights_at`` says which tensors of the file ``weights.bin``, which is in the folder then, the weights are.
+        """
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "problem.pickle").write_bytes(pickle.dumps((self.spec, wire.to_bytes(self.graph))))
-        save_tensors(directory / "tensors.bin", (*self.weights, *self.live))
+        (directory / "problem.pickle").write_bytes(
+            pickle.dumps((self.spec, wire.to_bytes(self.graph), weights_at))
+        )
+        save_tensors(directory / "tensors.bin", (*(self.weights if weights_at is None else ()), *self.live))
 
     @classmethod
     def load(cls, directory: Path) -> Problem:
         """Read what :meth:`save` wrote."""
-        spec, graph = pickle.loads((directory / "problem.pickle").read_bytes())
+        spec, graph, weights_at = pickle.loads((directory / "problem.pickle").read_bytes())
         tensors, num_weights = load_tensors(directory / "tensors.bin"), sum(spec.is_weight)
+        if weights_at is not None:
+            known = load_tensors(directory / "weights.bin")
+            tensors = [*(known[index] for index in weights_at), *tensors]
         return cls(spec, wire.from_bytes(graph), tuple(tensors[:num_weights]), tuple(tensors[num_weights:]))

@@ -248,6 +248,7 @@ class Run:
             prepare=workshop().prepare,
             await_store=workshop().await_answer,
             verdict=self._remember,
+            undisturbed=workshop().builder.held,
         )
         self.dispatchers[unique] = dispatcher
         return dispatcher

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import BuildError
 from deepseek_lab.base.settings import settings
@@ -26,6 +24,8 @@ from deepseek_lab.measure.race import Ratio
 
 FINAL_RACE_SHARE = 0.9
 """Candidates slower than this share of the best are not raced again."""
+HOPELESS = 0.8
+"""Below this share of the best a candidate rules out those that do less."""
 WORTH_TRYING = 1.05
 """A candidate this much faster than the best so far is installed while the search goes on."""
 
@@ -53,7 +53,7 @@ class Job:
     reason: str = ""
 
     def load(self, candidate: Candidate, directory: Path) -> Program:
-        """Load a candidate here and make a first call, in which backends pack weights and allocate.
+        """Load a candidate here and get it ready: backends pack weights and allocate at their first call.
 
         The user's next call shall not wait for that.
         """
@@ -61,8 +61,7 @@ class Job:
 
         def ready() -> Program:
             program = candidate.load(directory, problem.spec)
-            with torch.no_grad():
-                program(problem.live, problem.weights)
+            candidate.warm(program, problem)
             return program
 
         return quietly(ready, awaited=self.runner.is_awaited)
@@ -169,6 +168,9 @@ class Search:
         if (why := candidate.refuse(self._problem.spec)) is not None:
             self._verdict(name, "skipped", why)
             return True
+        if (why := self._hopeless(candidate)) is not None:
+            self._verdict(name, "skipped", why)
+            return True
         self.job.emit(ev.CandidateStarted(run=self.job.run, graph=self.job.runner.graph_id, candidate=name))
         directory = self._scratch / name
         directory.mkdir()
@@ -207,8 +209,20 @@ class Search:
         # The user's own calls will tell; here it is enough that there is reason to try.
         if ratio.speedup > max(settings.min_gain, self._best * WORTH_TRYING):
             self._best = ratio.speedup
-            self._install_and_tell(self.built[name])
+            if self.job.chosen != name:
+                self._install_and_tell(self.built[name])
         return True
+
+    def _hopeless(self, candidate: Candidate) -> str | None:
+        """What was measured that tells a candidate need not be built; None where it may win."""
+        better = self.built.get(candidate.outdone_by or "")
+        best = max((one.ratio.speedup for one in self.built.values()), default=1.0)
+        if better is None or better.ratio.speedup >= HOPELESS * best:
+            return None
+        return (
+            f"not built: {candidate.outdone_by}, which does the same and more, was at "
+            f"{better.ratio.speedup / best:.2f} of the best"
+        )
 
     def _make(self, name: str, directory: Path) -> tuple[float, Agreement]:
         """Build and verify one candidate, in a builder that has the problem open."""

@@ -7,6 +7,7 @@ so a reader sees all of one or none of it. What is damaged is removed and counts
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -80,6 +81,15 @@ class Store:
         path = self.root / f".scratch-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         path.mkdir(parents=True)
         return path
+
+    def mark(self, weights: str) -> None:
+        """Remember that weights of this digest were built for; forgetting it costs time alone."""
+        with contextlib.suppress(OSError):
+            (self.root / f".weights-{weights}").touch()
+
+    def marked(self, weights: str) -> bool:
+        """Whether weights of this digest were built for."""
+        return (self.root / f".weights-{weights}").exists()
 
     def get(self, key: Key) -> Entry | None:
         """The entry of this key, checked file by file; None when absent or damaged (then removed)."""

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -62,11 +63,16 @@ class Workshop:
 
     def prepare(self, weights: Sequence[Tensor]) -> None:
         """A graph over some of these weights is about to be captured: start what it will need."""
-        self._ahead.start(weights)
+        self._ahead.start(weights, self._folder_for)
         self._put("prepare")
+
+    def _folder_for(self, total: str) -> Path | None:
+        """Where to save weights for the builder, unless they were built for before."""
+        return None if self.store.marked(total) else self.store.scratch()
 
     def submit(self, job: Job) -> None:
         """Queue a job; returns at once."""
+        self._ahead.stand_back()
         self._put(job)
 
     def await_answer(self, runner: GraphRunner, timeout_s: float) -> None:
@@ -164,7 +170,7 @@ class Workshop:
             runner.looked_up.set()
             if not found:
                 self._building = True
-                self._build_all(job, key, problem, chosen, guard)
+                self._build_all(job, key, problem, chosen, guard, weights)
         if guard.changed(weights) is not None:
             runner.uninstall()
             # A graph that updates its own buffers was refused for that, which says more.
@@ -232,11 +238,20 @@ class Workshop:
         return True
 
     def _build_all(
-        self, job: Job, key: Key, problem: Problem, chosen: dict[str, Candidate], guard: WeightGuard
+        self,
+        job: Job,
+        key: Key,
+        problem: Problem,
+        chosen: dict[str, Candidate],
+        guard: WeightGuard,
+        weights: Sequence[Tensor],
     ) -> None:
         scratch = self.store.scratch()
         try:
-            quietly(lambda: problem.save(scratch / "problem"))
+            folder = scratch / "problem"
+            folder.mkdir()
+            weights_at = self._ahead.claim(weights, folder)
+            quietly(lambda: problem.save(folder, weights_at))
             search = Search(job, self.builder, problem, guard, scratch, lambda: self._crowded)
             search.run(chosen)
             self._remember(job, key, search)
@@ -261,6 +276,8 @@ class Workshop:
         }
         try:
             job.runner.artifact = quietly(lambda: self.store.put(key, scratch, record)).directory
+            if self._ahead.total:
+                self.store.mark(self._ahead.total)
         except ArtifactError as error:
             job.emit(ev.Noted(run=job.run, text=f"not remembered for the next kernel: {error.message}"))
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 BLOCK_S = 0.03
 MAX_SWITCHES = 3
-"""Involuntary context switches that a block may suffer and still count as undisturbed."""
+"""Involuntary context switches that a block of :data:`BLOCK_S` may suffer and still count as undisturbed."""
 
 
 def median_ci95(values: Sequence[float]) -> tuple[float, float]:
@@ -80,6 +80,11 @@ def involuntary_switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
+def is_quiet(num_switches: int, num_blocks: int, seconds: float) -> bool:
+    """Whether blocks that took so long together suffered no more switches than any process does."""
+    return num_switches <= MAX_SWITCHES * max(num_blocks, seconds / BLOCK_S)
+
+
 def race(
     calls: Mapping[str, Callable[[], object]],
     base: str,
@@ -100,11 +105,11 @@ def race(
     disturbed: dict[str, list[float]] = {name: [] for name in names}
     number = 0
     while len(times[base]) < max_rounds:
-        before = involuntary_switches()
+        before, begun = involuntary_switches(), time.perf_counter()
         seconds = {}
         for name in names if number % 2 == 0 else reversed(names):
             seconds[name] = time_block(calls[name])
-        quiet = involuntary_switches() - before <= MAX_SWITCHES * len(names)
+        quiet = is_quiet(involuntary_switches() - before, len(names), time.perf_counter() - begun)
         for name in names:
             (times if quiet else disturbed)[name].append(seconds[name])
         number += 1

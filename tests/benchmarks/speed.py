@@ -13,6 +13,7 @@ import warnings
 import torch
 
 import deepseek_lab
+from deepseek_lab.base.report import CandidateRow
 from deepseek_lab.measure.race import Ratio, race
 from tests.benchmarks import models, peers
 
@@ -45,7 +46,16 @@ def table(name: str, precision: str | None) -> tuple[dict[str, Ratio], str]:
                     calls[peer] = make(case)
                 except Exception as error:  # a peer that fails is a row of the table, not our failure
                     print(f"  {peer}: failed, {type(error).__name__}: {str(error).splitlines()[0][:100]}")
-        return race(calls, "eager", budget_s=60.0, max_rounds=25), fast.report.summary()
+        return race(calls, "eager", budget_s=60.0, max_rounds=25), "\n".join(
+            [fast.report.summary(), *map(candidate, fast.report.candidates)]
+        )
+
+
+def candidate(row: CandidateRow) -> str:
+    """A row of the engine's own table."""
+    built = f"built in {row.build_s:.1f} s" if row.build_s else ""
+    times = f"{row.speedup:.2f}x in the builder" if row.speedup else ""
+    return "    " + "  ".join(filter(None, (f"{row.name:16s}", row.status, times, built, row.reason)))
 
 
 def generation() -> None:
@@ -99,7 +109,7 @@ def main(arguments: list[str]) -> None:
     for label, ratio in ratios.items():
         print(f"  {label:22s} {line(ratio)}")
     best = max(r.speedup for label, r in ratios.items() if label != "deepseek_lab")
-    print(f"  of the best peer: {ratios['deepseek_lab'].speedup / best:.3f}  [{summary}]")
+    print(f"  of the best peer: {ratios['deepseek_lab'].speedup / best:.3f}\n  {summary}")
 
 
 if __name__ == "__main__":

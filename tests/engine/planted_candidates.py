@@ -244,3 +244,11 @@ class Counted(Fast):
             stream.write(f"{os.getpid()}\n")
         time.sleep(1.0)
         super().build(problem, directory)
+
+
+class Lesser(Slower):
+    """Does less than the slower one."""
+
+    name = "planted-lesser"
+    order = 60
+    outdone_by = "planted-slower"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from deepseek_lab.engine import candidates
+from deepseek_lab.engine.candidates import NotApplicable, inductor_packed
 from tests.engine.candidate_case import GRAPHS, CandidateCase
 
 
@@ -63,8 +67,25 @@ class TestPackedInductor(CandidateCase):
 
     candidate = "inductor-packed"
     any_layout = False
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def on_every_processor(cls) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(inductor_packed, "FAR_BEHIND", math.inf)
+            yield
+
     graphs: ClassVar[tuple[str, ...]] = ("wide layers",)
     offers_nothing: ClassVar[tuple[str, ...]] = ("convolution", "mlp")
+
+
+def test_packing_for_mkl_is_left_out_where_onednn_is_far_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = GRAPHS["wide layers"]()
+    monkeypatch.setattr(inductor_packed, "FAR_BEHIND", 0.0)
+    with pytest.raises(NotApplicable, match=r"oneDNN's product is \d+\.\d times as fast as MKL's"):
+        candidates.registered()["inductor-packed"].build(problem, tmp_path)
 
 
 class TestEagerCast(CandidateCase):

@@ -69,7 +69,7 @@ with torch.no_grad():
     at(ev.GraphCaptured)
     interrupted(lambda: fast(x))
 """,
-    "in the user's own forward": """
+    "in the user's own forward, while the builder works": """
 original = Tower.forward
 def forward(self, x):
     if not torch.compiler.is_compiling():
@@ -96,7 +96,7 @@ with torch.no_grad():
     at(ev.CandidateStarted)
     interrupted(lambda: deepseek_lab.wait(100))
 """,
-    "when the program is installed": """
+    "when the program is installed, after the build": """
 with torch.no_grad():
     fast(x)
     at(ev.PlanChosen)

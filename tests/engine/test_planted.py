@@ -128,3 +128,14 @@ def test_many_bad_candidates_do_not_keep_the_good_one_from_winning() -> None:
 def test_unknown_backend_is_named_with_the_nearest_known_one() -> None:
     with pytest.raises(deepseek_lab.UsageError, match=r"planted-fsat(.|\n)*try: --backends planted-fast"):
         deepseek_lab.optimize(Tower(), backends=("planted-fsat",))
+
+
+def test_candidate_that_does_less_than_one_far_behind_is_not_built() -> None:
+    fast = decided(Tower(), rows(), backends=("planted-fast", "planted-slower", "planted-lesser"))
+    found = {row.name: row for row in fast.report.candidates}
+    assert fast.report.chosen == "planted-fast"
+    assert found["planted-slower"].status == "lost"
+    assert found["planted-lesser"].status == "skipped"
+    assert (
+        "not built: planted-slower, which does the same and more, was at 0." in found["planted-lesser"].reason
+    )

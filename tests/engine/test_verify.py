@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepseek_lab.engine import verify
 from deepseek_lab.engine.problem import ALLOWED_ERROR, Problem
 from deepseek_lab.engine.verify import agreement, expectations, float64_reference, relative_error
 from tests.engine.graphs import problem_of
@@ -218,3 +219,16 @@ def test_indices_stay_within_what_the_cell_used() -> None:
 def test_empty_tensors() -> None:
     problem = problem_of(lambda x: (x * 2.0, x.sum()), torch.empty(0, 3))
     assert agreement(lambda live: problem.eager(live), expectations(problem), "float32").ok
+
+
+def test_large_weights_are_widened_where_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference is the same as with weights that were widened before."""
+    layers = torch.nn.Sequential(torch.nn.Embedding(30, 16), torch.nn.Linear(16, 8), torch.nn.LayerNorm(8))
+    problem = problem_of(layers.eval(), torch.randint(0, 30, (2, 5)))
+    before = expectations(problem, 2)
+    monkeypatch.setattr(verify, "LARGE_BYTES", 0)
+    for one, other in zip(before, expectations(problem, 2), strict=True):
+        assert one.has_reference
+        assert other.has_reference
+        assert one.eager_errors == other.eager_errors
+        assert torch.equal(one.reference[0], other.reference[0])

@@ -152,3 +152,36 @@ def test_work_that_a_call_waits_for_stands_back_when_it_does_not_wait_any_more()
     last = quietly(work, awaited=lambda: not waits.is_set())
     policies = [policy & ~os.SCHED_RESET_ON_FORK for policy in (*seen, last)]
     assert policies == [os.SCHED_OTHER, os.SCHED_IDLE, os.SCHED_IDLE]
+
+
+def test_weights_saved_ahead_become_the_builders(tmp_path: Path) -> None:
+    weights = [torch.randn(20, 30), torch.arange(5.0), torch.randn(3, 4)]
+    for name in ("one", "other", "claimed"):
+        (tmp_path / name).mkdir()
+    ahead = Ahead()
+    ahead.start(weights, lambda total: tmp_path / "one")
+    assert ahead.claim([weights[2], torch.zeros(1)], tmp_path / "claimed") is None, "one of them is not there"
+    places = ahead.claim([weights[2], weights[0]], tmp_path / "claimed")
+    assert places is not None
+    loaded = load_tensors(tmp_path / "claimed" / digests.WEIGHTS)
+    assert torch.equal(loaded[places[0]], weights[2])
+    assert torch.equal(loaded[places[1]], weights[0])
+    assert not (tmp_path / "one").exists()
+    assert ahead.claim([weights[0]], tmp_path / "claimed") is None, "claimed is claimed"
+    ahead.start(weights, lambda total: tmp_path / "other")
+    weights[1].add_(1)
+    assert ahead.claim([weights[0]], tmp_path / "claimed") is None, "not as they are now"
+
+
+def test_what_nobody_claims_is_removed(tmp_path: Path) -> None:
+    ahead = Ahead()
+    (tmp_path / "one").mkdir()
+    ahead.start([torch.randn(5)], lambda total: tmp_path / "one")
+    until = time.monotonic() + 30
+    while not (tmp_path / "one" / digests.WEIGHTS).with_suffix(".json").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    ahead.drop()
+    while (tmp_path / "one").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not (tmp_path / "one").exists()

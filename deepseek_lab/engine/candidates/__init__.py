@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata, util
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from deepseek_lab.base.errors import BuildError, UsageError, nearest
@@ -41,6 +42,8 @@ class Candidate(abc.ABC):
             makes it useless.
         runs_dynamic: Whether it can run graphs whose shapes vary.
         order: Place in the building order: expected gain per second of building, best first.
+        outdone_by: Name of an earlier candidate that does the same and more, where there is one: if that one was
+            built and fell far behind the best, this one is not built.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Candidate(abc.ABC):
     bakes_weights: bool = True
     runs_dynamic: bool = True
     order: int = 50
+    outdone_by: str | None = None
 
     def missing(self) -> str | None:
         """The first required import name that is not installed, or None."""
@@ -73,6 +77,14 @@ class Candidate(abc.ABC):
     @abc.abstractmethod
     def load(self, directory: Path, spec: Spec) -> Program:
         """Turn an artefact into a program. Runs in the builder and in the user's process."""
+
+    def warm(self, program: Program, problem: Problem) -> None:
+        """Do what a first call does besides computing, so that the user's next one is a later one.
+
+        By default that is a call. It runs in the user's process, on the processor time that is left over there.
+        """
+        with torch.no_grad():
+            program(problem.live, problem.weights)
 
     def plan(self, spec: Spec) -> str:
         """The plan as readable Python: what runs now, in the words of its library."""

@@ -32,7 +32,8 @@ class InductorCandidate(Candidate):
 
     name = "inductor"
     bakes_weights = False
-    order = 40
+    order = 45
+    outdone_by = "inductor-frozen"
 
     def build(self, problem: Problem, directory: Path) -> None:
         """Compile with g++ into a package."""

@@ -20,7 +20,7 @@ class FrozenInductorCandidate(Candidate):
 
     name = "inductor-frozen"
     precisions = frozenset({"float32", "bf16", "fp16"})
-    order = 45
+    order = 40
 
     def build(self, problem: Problem, directory: Path) -> None:
         """Compile with weights frozen into the package."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ from deepseek_lab.engine.candidates import Candidate, NotApplicable, Program
 from deepseek_lab.engine.candidates.inductor import Flat, open_package, outputs_of
 from deepseek_lab.engine.lowering import exported
 from deepseek_lab.engine.problem import Problem, Spec, TensorSpec
+from deepseek_lab.measure.race import race
 
 _LINEAR = torch._C._nn.linear
 _ADDMM = torch.addmm
 MIN_NUMEL = 1 << 14
 """Weights smaller than this are not worth a packed product."""
+MAX_TRIED = 4096
+"""Rows of a weight that are enough to see whose product is faster."""
+FAR_BEHIND = 1.15
 
 
 def packed_linear(x: Tensor, packed: Tensor, weight: Tensor, rows: int) -> Tensor:
@@ -143,6 +147,21 @@ def _num_rows(x: fx.Node) -> int:
     return int(shape[:-1].numel())
 
 
+def mkl_behind(weight: Tensor, packing: Packing) -> float:
+    """How many times faster oneDNN's packed product is than MKL's, for one layer; 0 without oneDNN."""
+    if not torch.backends.mkldnn.is_available():
+        return 0.0
+    plain = (weight.t() if packing.transposed else weight).detach().contiguous()[:MAX_TRIED]
+    x, rows = torch.randn(packing.rows, plain.shape[1]), packing.rows
+    by_mkl, by_onednn = pack(plain, rows), torch.ops.mkldnn._reorder_linear_weight(plain, rows)
+    calls: dict[str, Callable[[], object]] = {
+        "mkl": lambda: packed_linear(x, by_mkl, plain, rows),
+        "onednn": lambda: torch.ops.mkldnn._linear_pointwise(x, by_onednn, None, "none", [], ""),
+    }
+    with torch.no_grad():
+        return race(calls, "mkl", budget_s=0.5, min_rounds=3, max_rounds=5)["onednn"].speedup
+
+
 class PackedInductorCandidate(Candidate):
     """Inductor for everything but the linear layers, whose weights MKL keeps packed."""
 
@@ -163,6 +182,9 @@ class PackedInductorCandidate(Candidate):
         graph, packings = rewrite(problem)
         if not packings:
             raise NotApplicable("the graph has no Linear layer whose weight could be packed")
+        largest = max(packings, key=lambda one: problem.weights[one.weight].numel() * one.rows)
+        if (behind := mkl_behind(problem.weights[largest.weight], largest)) > FAR_BEHIND:
+            raise NotApplicable(f"oneDNN's product is {behind:.1f} times as fast as MKL's on this processor")
         # Only a product reads a packed weight, so memory of the same size that nobody touches stands for it here.
         shapes = [problem.weights[one.weight].shape for one in packings]
         stand_ins = [

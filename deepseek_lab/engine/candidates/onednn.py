@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
 from deepseek_lab.engine import passes, wire
+from deepseek_lab.engine.background import helpers
 from deepseek_lab.engine.candidates import Candidate, NotApplicable, Program
 from deepseek_lab.engine.candidates.kernels import eager_program
 from deepseek_lab.engine.problem import PRECISIONS, Problem, Spec
@@ -209,13 +210,12 @@ class OneDNNCandidate(Candidate):
             return graph.graph.call_function(packed.call(number), (x, bias, weight))
 
         put(graph, found, call)
-        run = eager_program(graph, spec)
+        return PackedProgram(eager_program(graph, spec), packed, spec.num_threads)
 
-        def program(live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-            packed.fill(weights)
-            return run(live, weights)
-
-        return program
+    def warm(self, program: Program, problem: Problem) -> None:
+        """Pack the weights."""
+        assert isinstance(program, PackedProgram)
+        program.pack(problem.weights)
 
     def plan(self, spec: Spec) -> str:
         """The plan in the operators' names."""
@@ -223,6 +223,22 @@ class OneDNNCandidate(Candidate):
             "# the captured graph, its linear layers as\n"
             "# torch.ops.mkldnn._linear_pointwise(x, packed_weight, bias, activation, [], algorithm)\n"
         )
+
+
+class PackedProgram:
+    """The rewritten graph with its packed weights."""
+
+    def __init__(self, run: Program, packed: Packed, num_threads: int) -> None:
+        self._run, self._packed, self._num_threads = run, packed, num_threads
+
+    def pack(self, weights: Sequence[Tensor]) -> None:
+        """Pack the weights, unless that was done."""
+        self._packed.fill(weights, self._num_threads)
+
+    def __call__(self, live: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Run the graph."""
+        self.pack(weights)
+        return self._run(live, weights)
 
 
 class Packed:
@@ -237,20 +253,22 @@ class Packed:
         """Whether our own product reads the weight: where it is, or row by row if it is kept the other way round."""
         return self._own is not None and one.rows is not None and one.rows <= OWN_ROWS
 
-    def fill(self, weights: Sequence[Tensor]) -> None:
-        """Pack, unless that was done."""
+    def fill(self, weights: Sequence[Tensor], num_threads: int) -> None:
+        """Pack, unless that was done; ``num_threads`` weights at a time, each in one thread."""
         if self._tensors:
             return
-        made: dict[tuple[int, bool, int | None], Tensor] = {}
-        for one in self._wanted:
-            key = (one.weight, one.transposed, one.rows)
-            if key in made:
-                continue
+        distinct = {(one.weight, one.transposed, one.rows): one for one in self._wanted}
+
+        def packed(one: Product) -> Tensor:
             weight = weights[one.weight].detach()
             plain = (weight.t() if one.transposed else weight).to(self._dtype).contiguous()
-            made[key] = (
-                plain if self._is_ours(one) else torch.ops.mkldnn._reorder_linear_weight(plain, one.rows)
-            )
+            if self._is_ours(one):
+                return plain
+            made: Tensor = torch.ops.mkldnn._reorder_linear_weight(plain, one.rows)
+            return made
+
+        with helpers(num_threads) as pool:
+            made = dict(zip(distinct, pool.map(packed, distinct.values()), strict=True))
         self._tensors = [made[one.weight, one.transposed, one.rows] for one in self._wanted]
 
     def call(self, number: int) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
