@@ -41,6 +41,9 @@ class Settings:
     """A call that is captured waits this long at most for a program that an earlier process has left."""
     race_budget_s: float = 20.0
     """Time that racing one graph may take in the builder."""
+    block_bytes: int = 128 * 2**20
+    """In a graph with weights of so many bytes, candidates that are long to build are tried on one of its repeated
+    blocks first."""
     min_gain: float = 1.02
     """A candidate is kept only when the lower end of its speed-up interval is above this."""
     retrace_budget: float = 1.0

@@ -23,6 +23,8 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 FIRST_RACE_S = 1.5
 """Time for the race by which a candidate is tried at once, before all of them are raced together."""
+MIN_COUNT = 6
+"""Blocks that follow each other less often are not tried by themselves."""
 FIRST_RUN_S = 0.1
 """A graph whose first run takes longer is not run once more to see whether it is cheap."""
 
@@ -91,17 +93,24 @@ class Workbench:
         self._problem: Any = None
         self._expected: list[Any] = []
         self._programs: dict[str, Any] = {}
+        self._block: Workbench | None = None
 
     def open(self, directory: str) -> Analysis:
         """Load a problem, analyse it and compute what candidates will be compared with."""
         import torch
 
-        from deepseek_lab.engine import verify
         from deepseek_lab.engine.problem import Problem
 
         self.close()
-        self._problem = Problem.load(Path(directory))
-        torch.set_num_threads(self._problem.spec.num_threads)
+        problem = Problem.load(Path(directory))
+        torch.set_num_threads(problem.spec.num_threads)
+        return self.take(problem)
+
+    def take(self, problem: Any) -> Analysis:
+        """Analyse a problem and compute what candidates will be compared with."""
+        from deepseek_lab.engine import verify
+
+        self._problem = problem
         found, outputs = observe(self._problem)
         if found.refusal is None:
             # What the first run took includes reading the weights from disk: only a call that is long anyway is
@@ -153,9 +162,43 @@ class Workbench:
             # In a short budget a few rounds are enough to tell whether a candidate may be tried at once.
             return race(calls, "eager", budget_s=budget_s, min_rounds=5 if budget_s > FIRST_RACE_S else 3)
 
+    def block(self, min_bytes: int) -> int:
+        """Look for the block that the problem repeats, for :meth:`share`.
+
+        Returns:
+            How often it stands there; 0 where it is not worth while: weights of fewer bytes, few repetitions, none.
+        """
+        from deepseek_lab.engine import blocks
+
+        if sum(weight.nbytes for weight in self._problem.weights) < min_bytes:
+            return 0
+        found = blocks.block_of(self._problem)
+        if found is None or found.count < MIN_COUNT:
+            return 0
+        bench = Workbench()
+        if bench.take(found.problem).refusal is not None:
+            return 0
+        self._block = bench
+        return found.count
+
+    def share(self, name: str, best: str, directory: str, budget_s: float) -> float:
+        """Race two candidates on the block: how many times as fast as the best so far the other is."""
+        bench = self._block
+        assert bench is not None
+        for one in (best, name):
+            if one not in bench._programs:
+                folder = Path(directory) / one
+                folder.mkdir(parents=True, exist_ok=True)
+                bench.build(one, str(folder))
+                verdict = bench.check(one, str(folder))
+                if not verdict.ok:
+                    raise ValueError(f"{one} on the block {verdict.detail}")
+        found = bench.race([best, name], budget_s)
+        return float(found[name].speedup / found[best].speedup)
+
     def close(self) -> None:
         """Let go of the problem."""
-        self._problem, self._expected, self._programs = None, [], {}
+        self._problem, self._expected, self._programs, self._block = None, [], {}, None
         gc.collect()
 
 

@@ -112,6 +112,10 @@ class Search:
         self._builder, self._problem, self._guard, self._scratch = builder, problem, guard, scratch
         self._crowded = crowded
         self._best = 1.0
+        self._shares: dict[str, float] = {}
+        """Speed in times of the best at that time, where it was measured."""
+        self._num_blocks: int | None = None
+        """How often the graph repeats a block; None where nobody looked."""
         self.analysis = self._open()
 
     def run(self, chosen: dict[str, Candidate]) -> None:
@@ -129,6 +133,7 @@ class Search:
         self._settle()
 
     def _open(self) -> Analysis:
+        self._num_blocks = None
         try:
             found = self._ask("open", str(self._scratch / "problem"))
         except (BuilderDied, BuilderTimeout, Interrupted):
@@ -168,7 +173,12 @@ class Search:
         if (why := candidate.refuse(self._problem.spec)) is not None:
             self._verdict(name, "skipped", why)
             return True
-        if (why := self._hopeless(candidate)) is not None:
+        try:
+            why = self._hopeless(candidate)
+        except Interrupted:
+            self._verdict(name, "skipped", "stopped by the user")
+            return False
+        if why is not None:
             self._verdict(name, "skipped", why)
             return True
         self.job.emit(ev.CandidateStarted(run=self.job.run, graph=self.job.runner.graph_id, candidate=name))
@@ -215,14 +225,39 @@ class Search:
 
     def _hopeless(self, candidate: Candidate) -> str | None:
         """What was measured that tells a candidate need not be built; None where it may win."""
-        better = self.built.get(candidate.outdone_by or "")
-        best = max((one.ratio.speedup for one in self.built.values()), default=1.0)
-        if better is None or better.ratio.speedup >= HOPELESS * best:
+        if not self.built:
             return None
-        return (
-            f"not built: {candidate.outdone_by}, which does the same and more, was at "
-            f"{better.ratio.speedup / best:.2f} of the best"
-        )
+        best = max(self.built, key=lambda name: self.built[name].ratio.speedup)
+        better = candidate.outdone_by or ""
+        if better in self.built:
+            self._shares[better] = self.built[better].ratio.speedup / self.built[best].ratio.speedup
+        if self._shares.get(better, 1.0) < HOPELESS:
+            return f"not built: {better}, which does the same and more, was at {self._shares[better]:.2f} of the best"
+        if candidate.long_to_build and (share := self._share_on_block(candidate.name, best)) < HOPELESS:
+            return (
+                f"not built: on the block that the graph repeats {self._num_blocks} times it was at {share:.2f} of "
+                f"{best}"
+            )
+        return None
+
+    def _share_on_block(self, name: str, best: str) -> float:
+        """How fast a candidate is in times of the best so far, on a block that the graph repeats; 1 where unknown."""
+        try:
+            if self._builder.pid is None:
+                self._open()
+            if self._num_blocks is None:
+                self._num_blocks = int(self._ask("block", settings.block_bytes))
+            if not self._num_blocks:
+                return 1.0
+            share = float(self._ask("share", name, best, str(self._scratch / "block"), FIRST_RACE_S))
+        except Interrupted:
+            raise
+        except (
+            BuildError
+        ):  # what it cannot do on a block it is asked for on the whole, and the reason is told then
+            return 1.0
+        self._shares[name] = share
+        return share
 
     def _make(self, name: str, directory: Path) -> tuple[float, Agreement]:
         """Build and verify one candidate, in a builder that has the problem open."""

@@ -36,7 +36,6 @@ def main(names: list[str]) -> None:
             error = max(relative_error(a, b) for a, b in zip(found, expected, strict=True))
             if not error < 1e-4:
                 wrong.append(architecture.name)
-            torch._dynamo.reset_code_caches()
             compiled = torch.compile(model._call_impl)
             calls = {
                 "eager": lambda m=model, i=inputs: m._call_impl(**i),

@@ -252,3 +252,11 @@ class Lesser(Slower):
     name = "planted-lesser"
     order = 60
     outdone_by = "planted-slower"
+
+
+class Long(Slower):
+    """Would be long to build for a large graph."""
+
+    name = "planted-long"
+    order = 61
+    long_to_build = True

@@ -81,9 +81,9 @@ class Isolation:
     In the engine that process is the builder: a crash there costs a candidate and never a result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, crashed: list[tuple[int, str]]) -> None:
         self._pool: ProcessPoolExecutor | None = None
-        self.crashed: list[tuple[int, str]] = []
+        self._crashed = crashed
 
     def tally(self, seed: int, names: Sequence[str]) -> Tally:
         """What became of a graph. After a crash each candidate gets a process of its own, to see whose it was."""
@@ -95,7 +95,7 @@ class Isolation:
                 try:
                     total.add(dataclasses.replace(self._ask(seed, [name]), graphs=0))
                 except BrokenProcessPool:
-                    self.crashed.append((seed, name))
+                    self._crashed.append((seed, name))
                     total.failed.setdefault(name, collections.Counter())["native crash"] += 1
             return total
 

@@ -44,6 +44,8 @@ class Candidate(abc.ABC):
         order: Place in the building order: expected gain per second of building, best first.
         outdone_by: Name of an earlier candidate that does the same and more, where there is one: if that one was
             built and fell far behind the best, this one is not built.
+        long_to_build: Whether building takes time in proportion to the graph, so that it is first tried on a block
+            that a large graph repeats.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Candidate(abc.ABC):
     runs_dynamic: bool = True
     order: int = 50
     outdone_by: str | None = None
+    long_to_build: bool = False
 
     def missing(self) -> str | None:
         """The first required import name that is not installed, or None."""

@@ -52,6 +52,7 @@ class ExecuTorchCandidate(Candidate):
     requires = ("executorch",)
     runs_dynamic = False
     order = 35
+    long_to_build = True
 
     def build(self, problem: Problem, directory: Path) -> None:
         """Partition for XNNPACK and write a ``.pte`` file.

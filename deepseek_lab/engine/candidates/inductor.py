@@ -33,6 +33,7 @@ class InductorCandidate(Candidate):
     name = "inductor"
     bakes_weights = False
     order = 45
+    long_to_build = True
     outdone_by = "inductor-frozen"
 
     def build(self, problem: Problem, directory: Path) -> None:

@@ -21,6 +21,7 @@ class FrozenInductorCandidate(Candidate):
     name = "inductor-frozen"
     precisions = frozenset({"float32", "bf16", "fp16"})
     order = 40
+    long_to_build = True
 
     def build(self, problem: Problem, directory: Path) -> None:
         """Compile with weights frozen into the package."""

@@ -168,6 +168,7 @@ class PackedInductorCandidate(Candidate):
     name = "inductor-packed"
     runs_dynamic = False
     order = 35
+    long_to_build = True
 
     def missing(self) -> str | None:
         """MKL comes with PyTorch or not at all."""

@@ -32,6 +32,7 @@ class OnnxRuntimeCandidate(Candidate):
     name = "onnxruntime"
     requires = ("onnxruntime", "onnxscript")
     order = 30
+    long_to_build = True
 
     def refuse(self, spec: Spec) -> str | None:
         """Also refuses dtypes that NumPy cannot carry."""

@@ -84,6 +84,7 @@ class OpenVINOCandidate(Candidate):
     requires = ("openvino",)
     precisions = frozenset(_HINTS)
     order = 20
+    long_to_build = True
 
     def refuse(self, spec: Spec) -> str | None:
         """Also refuses dtypes that NumPy cannot carry."""
