@@ -90,6 +90,12 @@ class Ahead:
         if batch is not None:
             batch.stand_back()
 
+    def release(self, weights: Sequence[Tensor]) -> None:
+        """Let go of everything, if it is about these weights; a capture since then may have begun with others."""
+        batch = self._batch
+        if batch is not None and batch.is_about(weights):
+            self.drop()
+
     def drop(self) -> None:
         """Let go of everything."""
         batch, self._batch = self._batch, None
@@ -131,10 +137,13 @@ class _Batch:
             if self._abandoned.is_set():
                 self._remove()
 
+    def is_about(self, weights: Sequence[Tensor]) -> bool:
+        return bool({id(weight) for weight in weights} & {id(weight) for weight in self._weights})
+
     def digests_of(self, weights: Sequence[Tensor]) -> dict[int, bytes]:
-        wanted = {id(weight) for weight in weights}
-        if not wanted & {id(weight) for weight in self._weights}:
+        if not self.is_about(weights):
             return {}
+        wanted = {id(weight) for weight in weights}
         self._digested.wait()
         if self._guard.changed(self._weights) is not None:
             return {}

@@ -124,6 +124,7 @@ class Workshop:
             except queue.Empty:
                 with self._lock:
                     if self._queue.empty():
+                        self._ahead.drop()
                         self.builder.kill()
                         self._thread = None
                         return
@@ -151,6 +152,7 @@ class Workshop:
             job.runner.decided = True
             job.runner.release()
             job.done(job)
+            del job  # this thread may wait for long, and a job holds the user's weights
 
     # -- one job ----------------------------------------------------------------------------------
 
@@ -164,13 +166,16 @@ class Workshop:
         guard = WeightGuard(weights)
         chosen = registry.select(job.names)
         key = quietly(lambda: self._key(problem, weights, chosen), awaited=runner.is_awaited)
-        with self._only_one(key, job):
-            entry = quietly(lambda: self.store.get(key), awaited=runner.is_awaited)
-            found = entry is not None and self._reuse(job, entry, chosen, guard)
-            runner.looked_up.set()
-            if not found:
-                self._building = True
-                self._build_all(job, key, problem, chosen, guard, weights)
+        try:
+            with self._only_one(key, job):
+                entry = quietly(lambda: self.store.get(key), awaited=runner.is_awaited)
+                found = entry is not None and self._reuse(job, entry, chosen, guard)
+                runner.looked_up.set()
+                if not found:
+                    self._building = True
+                    self._build_all(job, key, problem, chosen, guard, weights)
+        finally:
+            self._ahead.release(weights)
         if guard.changed(weights) is not None:
             runner.uninstall()
             # A graph that updates its own buffers was refused for that, which says more.

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from deepseek_lab.engine import candidates
 from deepseek_lab.engine.candidates import NotApplicable, inductor_packed
 from tests.engine.candidate_case import GRAPHS, CandidateCase
+from tests.engine.graphs import problem_of
 
 
 class TestOpenVINO(CandidateCase):
@@ -31,6 +34,21 @@ class TestOneDNN(CandidateCase):
         name for name in GRAPHS if name not in ("convolution", "several outputs", "mlp")
     )
     offers_nothing: ClassVar[tuple[str, ...]] = ("convolution", "several outputs", "mlp")
+
+
+def test_product_to_which_a_matrix_is_added_is_left_alone(tmp_path: Path) -> None:
+    """oneDNN adds a vector."""
+
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.matrix = (nn.Parameter(torch.randn(size)) for size in ((64, 64), (8, 64)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.matrix, x, self.weight)
+
+    with pytest.raises(NotApplicable):
+        candidates.registered()["onednn"].build(problem_of(Added(), torch.randn(8, 64)), tmp_path)
 
 
 class TestOneDNNInBfloat16(CandidateCase):

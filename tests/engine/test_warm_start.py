@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,11 @@ def test_digests_taken_ahead_are_those_of_the_values(monkeypatch: pytest.MonkeyP
     ahead.start(weights)
     assert weights_digest(weights[:2], ahead) == plain
     assert sorted(read) == sorted(map(id, weights)), "each was read once"
-    assert weights_digest(weights[:2], ahead) == plain, "taken is taken"
+    ahead.release([torch.zeros(1)])
+    assert ahead.total, "another target's end leaves it"
+    ahead.release(weights[1:])
+    assert not ahead.total
+    assert weights_digest(weights[:2], ahead) == plain
     ahead.start(weights)
     weights[0].data.mul_(2)
     assert weights_digest(weights[:2], ahead) == weights_digest(weights[:2]) != plain
@@ -171,6 +177,17 @@ def test_weights_saved_ahead_become_the_builders(tmp_path: Path) -> None:
     ahead.start(weights, lambda total: tmp_path / "other")
     weights[1].add_(1)
     assert ahead.claim([weights[0]], tmp_path / "claimed") is None, "not as they are now"
+
+
+def test_weights_are_let_go_of_when_all_is_decided() -> None:
+    module = Tower()
+    held = weakref.ref(module.first.weight)
+    installed(module, rows()).restore()
+    deepseek_lab.engine.api._RUNS.clear()
+    torch._dynamo.reset()
+    del module
+    gc.collect()
+    assert held() is None
 
 
 def test_what_nobody_claims_is_removed(tmp_path: Path) -> None:

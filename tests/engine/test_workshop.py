@@ -14,6 +14,7 @@ import torch
 
 from deepseek_lab.engine import background
 from deepseek_lab.engine.background import Meter, keep_one_openmp_thread, quietly
+from deepseek_lab.engine.builder import Builder
 
 TASKS = Path("/proc/self/task")
 
@@ -141,3 +142,26 @@ def test_meter_bears_threads_that_have_not_started_and_that_have_ended(
     meter = Meter(lambda: None)
     time.sleep(background.WINDOW_S * 1.2)
     assert meter.starving()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_builder_is_still_while_a_call_is_measured() -> None:
+    builder = Builder()
+    builder.start()
+    state = Path(f"/proc/{builder.pid}/stat")
+
+    def is_stopped() -> bool:
+        return state.read_text().rpartition(")")[2].split()[0] == "T"
+
+    try:
+        with builder.held():
+            until = time.monotonic() + 10
+            while not is_stopped():
+                assert time.monotonic() < until
+                time.sleep(0.001)
+        assert builder.ask("close", budget_s=60.0) is None, "it goes on"
+        assert not is_stopped()
+    finally:
+        builder.kill()
+    with builder.held():
+        pass  # there is none

@@ -97,8 +97,10 @@ def products(graph: fx.GraphModule, problem: Problem) -> list[Product]:
         shape = weight.meta["tensor_meta"].shape
         if len(shape) != 2 or shape.numel() < MIN_NUMEL or not x.meta["tensor_meta"].shape.numel():
             continue
+        if transposed and node.args[0].meta["tensor_meta"].shape != shape[1:]:
+            continue  # what is added is a matrix, or is stretched
         last = node
-        if transposed:
+        if transposed and not problem.spec.dynamic:
             x, last = _without_views(x, node)
         activation, algorithm, last = _activation(last)
         rows = None if problem.spec.dynamic else int(x.meta["tensor_meta"].shape[:-1].numel())
@@ -278,6 +280,8 @@ class Packed:
         after = _ACTIVATIONS[activation, algorithm]
 
         def packed_linear(x: Tensor, bias: Tensor | None, weight: Tensor) -> Tensor:
+            if bias is not None and not bias.is_contiguous():
+                bias = bias.contiguous()
             made: Tensor = product(x, held._tensors[number], bias, activation, [], algorithm)
             return made
 
