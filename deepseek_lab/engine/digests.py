@@ -75,6 +75,12 @@ class Ahead:
         batch = self._batch
         return batch.digests_of(weights) if batch is not None else {}
 
+    def finish(self, weights: Sequence[Tensor]) -> None:
+        """Wait until what was begun with these weights is done."""
+        batch = self._batch
+        if batch is not None and batch.is_about(weights):
+            batch.finish()
+
     def claim(self, weights: Sequence[Tensor], directory: Path) -> tuple[int, ...] | None:
         """Put the file of saved weights into ``directory`` as :data:`WEIGHTS`.
 
@@ -166,6 +172,9 @@ class _Batch:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return tuple(place[id(weight)] for weight in weights)
+
+    def finish(self) -> None:
+        self._thread.join()
 
     def stand_back(self) -> None:
         if self._thread.native_id is not None and self._thread.is_alive():

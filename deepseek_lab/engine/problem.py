@@ -88,6 +88,25 @@ class Spec:
         """The live inputs in words, e.g. ``int64[1,128]``."""
         return ", ".join(str(spec) for spec in self.live) or "no tensors"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Spec:
+        """What :meth:`to_dict` wrote, after JSON made lists of tuples."""
+        inputs = tuple(
+            TensorSpec(
+                tuple(one["shape"]),
+                tuple(one["stride"]),
+                one["dtype"],
+                tuple(one["dynamic"]),
+                tuple(one["symbols"]),
+            )
+            for one in data["inputs"]
+        )
+        return cls(**{**data, "inputs": inputs, "is_weight": tuple(data["is_weight"])})
+
 
 def _is_size(node: fx.Node) -> bool:
     value = node.meta.get("example_value")

@@ -52,15 +52,15 @@ class Job:
     chosen: str = "eager"
     reason: str = ""
 
-    def load(self, candidate: Candidate, directory: Path) -> Program:
+    def load(self, candidate: Candidate, directory: Path, loaded: Program | None = None) -> Program:
         """Load a candidate here and get it ready: backends pack weights and allocate at their first call.
 
-        The user's next call shall not wait for that.
+        The user's next call shall not wait for that. ``loaded`` is the program where it was loaded before.
         """
         problem = self.runner.problem()
 
         def ready() -> Program:
-            program = candidate.load(directory, problem.spec)
+            program = loaded or candidate.load(directory, problem.spec)
             candidate.warm(program, problem)
             return program
 

@@ -82,24 +82,30 @@ class Store:
         path.mkdir(parents=True)
         return path
 
-    def mark(self, weights: str) -> None:
-        """Remember that weights of this digest were built for; forgetting it costs time alone."""
+    def mark(self, weights: str, key: Key) -> None:
+        """Remember the entry that was used last for weights of this digest; forgetting it costs time alone."""
         with contextlib.suppress(OSError):
-            (self.root / f".weights-{weights}").touch()
+            (self.root / f".weights-{weights}").write_text(key.digest, encoding="utf-8")
 
-    def marked(self, weights: str) -> bool:
-        """Whether weights of this digest were built for."""
-        return (self.root / f".weights-{weights}").exists()
+    def marked(self, weights: str) -> str | None:
+        """Digest of the key of the entry that was used last for these weights; None where there was none."""
+        try:
+            return (self.root / f".weights-{weights}").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
 
-    def get(self, key: Key) -> Entry | None:
-        """The entry of this key, checked file by file; None when absent or damaged (then removed)."""
-        directory = self.root / key.digest
+    def get(self, key: Key | str) -> Entry | None:
+        """The entry of this key, or of a key of this digest, checked file by file.
+
+        None when absent or damaged (then removed).
+        """
+        directory = self.root / (key if isinstance(key, str) else key.digest)
         try:
             return self._checked(directory)
         except FileNotFoundError:
             return None
         except (ArtifactError, OSError):
-            self.discard(key)
+            self._set_aside(directory)
             return None
 
     def _checked(self, directory: Path) -> Entry:

@@ -25,10 +25,10 @@ from deepseek_lab.base.settings import settings
 from deepseek_lab.engine import candidates as registry
 from deepseek_lab.engine.background import Meter, come_forward, keep_one_openmp_thread, quietly
 from deepseek_lab.engine.builder import Builder, Interrupted
-from deepseek_lab.engine.candidates import Candidate
+from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.digests import Ahead, weights_digest
 from deepseek_lab.engine.guards import WeightGuard
-from deepseek_lab.engine.problem import Problem
+from deepseek_lab.engine.problem import Problem, Spec
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.search import Job, Search
 from deepseek_lab.engine.store import Entry, Key, Store
@@ -50,6 +50,8 @@ class Workshop:
         self._closing = False
         self._building = False
         self._ahead = Ahead()
+        self._loaded: tuple[str, Entry, Program] | None = None
+        """What was loaded while the call was captured, with the digest of its key."""
 
     @property
     def starving(self) -> bool:
@@ -67,8 +69,22 @@ class Workshop:
         self._put("prepare")
 
     def _folder_for(self, total: str) -> Path | None:
-        """Where to save weights for the builder, unless they were built for before."""
-        return None if self.store.marked(total) else self.store.scratch()
+        """Where to save weights for the builder; None where they were built for before.
+
+        Then what was won with them is loaded, for the graph that is being captured is most likely the same again.
+        """
+        digest = self.store.marked(total)
+        entry = self.store.get(digest) if digest else None
+        if digest is None or entry is None:
+            return self.store.scratch()
+        candidate = registry.registered().get(entry.record["chosen"])
+        if candidate is not None and candidate.missing() is None:
+            try:
+                program = candidate.load(entry.directory, Spec.from_dict(entry.record["spec"]))
+            except Exception:  # the job that needs it loads it again, and tells why that fails
+                return None
+            self._loaded = (digest, entry, program)
+        return None
 
     def submit(self, job: Job) -> None:
         """Queue a job; returns at once."""
@@ -168,13 +184,21 @@ class Workshop:
         key = quietly(lambda: self._key(problem, weights, chosen), awaited=runner.is_awaited)
         try:
             with self._only_one(key, job):
-                entry = quietly(lambda: self.store.get(key), awaited=runner.is_awaited)
-                found = entry is not None and self._reuse(job, entry, chosen, guard)
+                self._ahead.finish(weights)
+                loaded = self._loaded
+                if loaded is not None and loaded[0] == key.digest:
+                    found = self._reuse(job, loaded[1], chosen, guard, loaded[2])
+                else:
+                    entry = quietly(lambda: self.store.get(key), awaited=runner.is_awaited)
+                    found = entry is not None and self._reuse(job, entry, chosen, guard)
                 runner.looked_up.set()
                 if not found:
                     self._building = True
                     self._build_all(job, key, problem, chosen, guard, weights)
+            if self._ahead.total and not job.stop.is_set():
+                self.store.mark(self._ahead.total, key)
         finally:
+            self._loaded = None
             self._ahead.release(weights)
         if guard.changed(weights) is not None:
             runner.uninstall()
@@ -206,13 +230,20 @@ class Workshop:
                         raise Interrupted("stopped by the user") from None
             yield
 
-    def _reuse(self, job: Job, entry: Entry, chosen: dict[str, Candidate], guard: WeightGuard) -> bool:
+    def _reuse(
+        self,
+        job: Job,
+        entry: Entry,
+        chosen: dict[str, Candidate],
+        guard: WeightGuard,
+        loaded: Program | None = None,
+    ) -> bool:
         """Install what the store remembers; False when it cannot be loaded."""
         record = entry.record
         name = record["chosen"]
         if name != "eager":
             try:
-                program = job.load(chosen[name], entry.directory)
+                program = job.load(chosen[name], entry.directory, loaded)
             except Exception as error:  # a backend's own failure to load: build again instead
                 job.emit(
                     ev.Noted(run=job.run, text=f"the stored {name} did not load ({error}); building again")
@@ -259,14 +290,14 @@ class Workshop:
             quietly(lambda: problem.save(folder, weights_at))
             search = Search(job, self.builder, problem, guard, scratch, lambda: self._crowded)
             search.run(chosen)
-            self._remember(job, key, search)
+            self._remember(job, key, search, problem)
         finally:
             with contextlib.suppress(BuildError):
                 if self.builder.pid is not None and not job.stop.is_set():
                     self.builder.ask("close", budget_s=30.0)
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _remember(self, job: Job, key: Key, search: Search) -> None:
+    def _remember(self, job: Job, key: Key, search: Search, problem: Problem) -> None:
         """Keep the verdict and the winner's artefact, unless the search was cut short."""
         if job.stop.is_set() or any(
             event.status == "failed" for event in search.ended.values() if _passing(event)
@@ -276,13 +307,12 @@ class Workshop:
         record = {
             "chosen": job.chosen,
             "reason": job.reason,
+            "spec": problem.spec.to_dict(),
             "output_order": search.analysis.output_order,
             "candidates": [event.to_dict() for event in search.ended.values()],
         }
         try:
             job.runner.artifact = quietly(lambda: self.store.put(key, scratch, record)).directory
-            if self._ahead.total:
-                self.store.mark(self._ahead.total)
         except ArtifactError as error:
             job.emit(ev.Noted(run=job.run, text=f"not remembered for the next kernel: {error.message}"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from deepseek_lab.engine import wire
 from deepseek_lab.engine.digests import weights_digest
-from deepseek_lab.engine.problem import Problem, graph_key
+from deepseek_lab.engine.problem import Problem, Spec, graph_key
 from tests.engine.graphs import capture, problem_of, sent
 
 
@@ -191,3 +192,9 @@ def test_input_that_is_no_plain_tensor_is_refused() -> None:
 def test_problem_holds_nothing_of_the_users_autograd() -> None:
     problem: Problem = problem_of(_Net(), torch.randn(3, 6).requires_grad_())
     assert not any(tensor.requires_grad for tensor in (*problem.weights, *problem.live))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_spec_comes_back_from_json(dynamic: bool) -> None:
+    spec = problem_of(torch.nn.Linear(4, 3), torch.randn(5, 4), dynamic=dynamic).spec
+    assert Spec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

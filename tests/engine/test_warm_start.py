@@ -17,11 +17,11 @@ import torch
 
 import deepseek_lab
 from deepseek_lab.base.settings import settings
-from deepseek_lab.engine import digests
+from deepseek_lab.engine import candidates, digests
 from deepseek_lab.engine.background import helpers, quietly
 from deepseek_lab.engine.digests import Ahead, weights_digest
 from deepseek_lab.engine.tensors import load_tensors, save_tensors
-from tests.engine.cases import FAST, Tower, installed, rows
+from tests.engine.cases import FAST, Tower, equal, installed, pristine, rows
 
 pytestmark = pytest.mark.usefixtures("strangers", "own_store")
 
@@ -202,3 +202,29 @@ def test_what_nobody_claims_is_removed(tmp_path: Path) -> None:
     while (tmp_path / "one").exists() and time.monotonic() < until:
         time.sleep(0.01)
     assert not (tmp_path / "one").exists()
+
+
+def test_what_won_before_is_loaded_while_the_call_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.store_wait_s = 60.0
+    module = Tower()
+    installed(module, rows()).restore()
+    one = candidates.registered()["planted-fast"]
+    load, threads = type(one).load, []
+
+    def watched(self: Any, directory: Path, spec: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return load(self, directory, spec)
+
+    monkeypatch.setattr(type(one), "load", watched)
+    fast, lane = again(module)
+    assert lane.accelerated
+    assert threads == ["deepseek-digests"]
+    with torch.no_grad():
+        x = rows()
+        equal(fast(x), pristine(module)(x))
+        module.first.weight.mul_(2)
+        equal(fast(x), pristine(module)(x))
+    fast.restore()
+    fast, lane = again(module)
+    assert not lane.accelerated, "other weights are another entry"
+    fast.restore()
