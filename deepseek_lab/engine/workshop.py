@@ -141,6 +141,7 @@ class Workshop:
                 with self._lock:
                     if self._queue.empty():
                         self._ahead.drop()
+                        self._loaded = None  # loaded for a call in which nothing was captured
                         self.builder.kill()
                         self._thread = None
                         return
