@@ -39,12 +39,6 @@ class Analysis:
     eager_ms: float = 0.0
 
 
-def _memory_order(tensor: Any) -> tuple[int, ...] | None:
-    if tensor.is_contiguous():
-        return None
-    return tuple(sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim)))
-
-
 def analyse(problem: Any) -> Analysis:
     """Run the graph once and look at what it does besides returning values."""
     return observe(problem)[0]
@@ -53,6 +47,8 @@ def analyse(problem: Any) -> Analysis:
 def observe(problem: Any) -> tuple[Analysis, tuple[Any, ...]]:
     """The analysis of one run of the graph, and what the graph returned in it."""
     import torch
+
+    from deepseek_lab.engine.results import memory_order
 
     arguments = problem.arguments()  # a graph that changes them is refused, and nobody uses them afterwards
     versions = [tensor._version for tensor in arguments]
@@ -83,7 +79,7 @@ def observe(problem: Any) -> tuple[Analysis, tuple[Any, ...]]:
         if storage in seen:
             return refused(f"output {index} shares memory with another output")
         seen.add(storage)
-    return Analysis(None, tuple(_memory_order(tensor) for tensor in outputs), elapsed * 1e3), outputs
+    return Analysis(None, tuple(memory_order(tensor) for tensor in outputs), elapsed * 1e3), outputs
 
 
 class Workbench:

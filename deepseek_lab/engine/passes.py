@@ -111,7 +111,7 @@ def _inplace_by_position(target: Any, args: Sequence[Any]) -> bool:
     return "inplace" in names[: len(args)] and bool(args[names.index("inplace")])
 
 
-def _sets_a_mode(node: fx.Node) -> bool:
+def sets_a_mode(node: fx.Node) -> bool:
     """Whether a node switches something for those after it, as autocast and ``no_grad`` do."""
     return node.op == "call_function" and not node.all_input_nodes and node.is_impure()
 
@@ -123,7 +123,7 @@ def fold_constants(graph: fx.GraphModule) -> int:
     result that is a constant stays computed, since a result shares memory with nothing.
     """
     nodes = list(graph.graph.nodes)
-    if any(changes_in_place(node) or _sets_a_mode(node) for node in nodes):
+    if any(changes_in_place(node) or sets_a_mode(node) for node in nodes):
         return 0
     constant = _constants(graph)
     folded = 0

@@ -20,6 +20,7 @@ from deepseek_lab.base.errors import CaptureError
 from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.guards import WeightGuard
 from deepseek_lab.engine.problem import Problem, Spec, TensorSpec, graph_key, normalise
+from deepseek_lab.engine.results import Result, computing, inverse
 from deepseek_lab.measure.race import Ratio
 
 _numbers = itertools.count(1)
@@ -42,8 +43,7 @@ def in_order(tensor: Tensor, order: tuple[int, ...] | None) -> Tensor:
     """The tensor with its dimensions laid out in memory in the given order, as eager lays them out."""
     if order is None or tensor.numel() == 0:
         return tensor
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    return tensor.permute(order).contiguous().permute(inverse)
+    return tensor.permute(order).contiguous().permute(inverse(order))
 
 
 def value_range(tensor: Tensor) -> tuple[float, float]:
@@ -119,8 +119,14 @@ class GraphRunner:
         self._stable_calls = 0
         self.num_rebuilds = 0
         self._lock = threading.Lock()
+        self.results: tuple[Result, ...] | None = None
+        """Where each result comes from; None where they are the graph's outputs."""
+        self.plain = self.eager
+        """The graph in eager mode, its results as a program returns them."""
         try:
-            self.graph, self._positions, dims = normalise(graph_module)
+            plain, self.results = computing(graph_module)
+            self.plain = plain.forward
+            self.graph, self._positions, dims = normalise(plain)
         except CaptureError as error:
             self.refusal = error.message
             return
@@ -244,21 +250,38 @@ class GraphRunner:
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
             if self.trains:
                 return self.eager(*arguments)
-            return _WithRecomputedBackward.apply(self, installed, *arguments)  # type: ignore[no-untyped-call]
-        return self._run(installed, arguments, weights)
+            outputs = _WithRecomputedBackward.apply(self, installed, *arguments)  # type: ignore[no-untyped-call]
+        else:
+            outputs = self._run(installed, arguments, weights)
+        if self.results is None:
+            return outputs
+        try:
+            return self.results_of(outputs, arguments)
+        except RuntimeError as error:
+            self._failed(installed, error)
+            return self.eager(*arguments)
+
+    def results_of(self, outputs: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """What the call returns where a program's outputs and the graph's own arguments are these."""
+        if self.results is None:
+            return tuple(outputs)
+        return tuple(result.of(outputs, arguments) for result in self.results)
 
     def _run(self, installed: Installed, arguments: Sequence[Any], weights: Sequence[Tensor]) -> Any:
         live = [arguments[position] for position in self._live_positions]
         try:
             outputs = installed.program(live, weights)
         except Exception as error:  # whatever a backend raises, the user's call is answered by eager
-            self.uninstall()
-            text = str(error).strip().splitlines()
-            self._on_fallback(
-                self, f"{installed.name} raised {type(error).__name__}: {text[0][:200] if text else ''}"
-            )
-            return self.eager(*arguments)
+            self._failed(installed, error)
+            return self.plain(*arguments)
         return tuple(in_order(out, order) for out, order in zip(outputs, installed.output_order, strict=True))
+
+    def _failed(self, installed: Installed, error: Exception) -> None:
+        self.uninstall()
+        text = str(error).strip().splitlines()
+        self._on_fallback(
+            self, f"{installed.name} raised {type(error).__name__}: {text[0][:200] if text else ''}"
+        )
 
     def _watch_weights(self, arguments: tuple[Any, ...]) -> None:
         weights = [arguments[position] for position in self._weight_positions]
@@ -313,7 +336,7 @@ class _WithRecomputedBackward(torch.autograd.Function):
                 # from another would have its gradient counted twice.
                 own = arguments[index]
                 arguments[index] = own.view_as(own) if create_graph else own.detach().requires_grad_()
-            outputs = runner.eager(*arguments)
+            outputs = runner.plain(*arguments)
         outputs = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
         pairs = [
             (out, grad)

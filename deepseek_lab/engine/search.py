@@ -300,12 +300,7 @@ class Search:
             if not any(event.status == "refused" for event in self.ended.values()):
                 job.reason = job.reason or "no candidate could run this graph"
             return
-        fastest = max(one.ratio.speedup for one in built.values())
-        finalists = [n for n, one in built.items() if one.ratio.speedup >= FINAL_RACE_SHARE * fastest]
-        raced = {} if job.stop.is_set() else self._race_again(finalists)
-        for name, ratio in raced.items():
-            built[name] = dataclasses.replace(built[name], ratio=ratio)
-            self._tell(dataclasses.replace(self.ended[name], **times(ratio)))
+        finalists = self._final() if not job.stop.is_set() else list(built)
         name = max(finalists, key=lambda n: built[n].ratio.speedup)
         if (self._crowded() or job.stop.is_set()) and job.chosen in built and job.proven():
             # Between the user's calls the builder measured next to nothing, and those calls have decided.
@@ -321,6 +316,22 @@ class Search:
         # Where the interval reaches down to eager the user's calls decide: see Dispatcher.advance.
         job.runner.sure = job.ratio.ci95[0] > settings.min_gain
         self._tell(dataclasses.replace(self.ended[name], status="won"))
+
+    def _final(self) -> list[str]:
+        """Race those that are near the best in one go; again with others where that shows the best as slower."""
+        finalists: list[str] = []
+        while True:
+            fastest = max(one.ratio.speedup for one in self.built.values())
+            near = [n for n, one in self.built.items() if one.ratio.speedup >= FINAL_RACE_SHARE * fastest]
+            if set(near) <= set(finalists):
+                return finalists
+            finalists = [name for name in self.built if name in near or name in finalists]
+            raced = self._race_again(finalists)
+            for name, ratio in raced.items():
+                self.built[name] = dataclasses.replace(self.built[name], ratio=ratio)
+                self._tell(dataclasses.replace(self.ended[name], **times(ratio)))
+            if not raced:
+                return finalists
 
     def _race_again(self, finalists: list[str]) -> dict[str, Ratio]:
         try:

@@ -141,17 +141,17 @@ class UnknownStructureError(Exception):
     """A value holds something else than containers, tensors and plain literals."""
 
 
-def structure(value: Any, outputs: Sequence[Tensor]) -> Any:
-    """``value`` with every tensor replaced by the output that it is.
+def structure(value: Any, outputs: Sequence[tuple[Out, Tensor]]) -> Any:
+    """``value`` with every tensor replaced by what stands for the output that it is.
 
     Raises:
         UnknownStructureError: a tensor is no output of the graph, or an object cannot be written down.
     """
     if isinstance(value, Tensor):
-        for index, output in enumerate(outputs):
+        for place, output in outputs:
             same = output.shape == value.shape and output.dtype == value.dtype
             if same and relative_error(value, output) <= _SAME:
-                return Out(index)
+                return place
         raise UnknownStructureError("a tensor of the value is no output of the graph")
     if value is None or type(value) in (bool, int, float, str):
         return value

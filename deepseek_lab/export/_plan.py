@@ -26,7 +26,7 @@ from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.store import MANIFEST
 from deepseek_lab.engine.verify import relative_error
 from deepseek_lab.export import _call
-from deepseek_lab.export.calls import Out
+from deepseek_lab.export.calls import Out, filled
 from deepseek_lab.export.calls import tensors as tensors_of
 
 _TAKEN = {"calls", "cells", "main", "test_export", "torch", "numpy", "onnxruntime", "openvino", "pytest"}
@@ -138,12 +138,14 @@ def _graph(
     arguments = _call.arguments(runner.live_sources(), dispatcher.eager, list(parameters))
     problem, outputs, tolerance = _replayable(runner, arguments)
     args, kwargs = arguments.build(problem.live, list(parameters))
+    places = _places(runner, len(outputs))
+    results = [(place, filled(place, outputs)) for place in places]
     fixed, value = {}, None
     for attempt in (literals, {}) if literals else ({},):
         given = {name: item for name, item in attempt.items() if name not in kwargs}
         try:
             seen = _call.quiet_call(dispatcher.eager, args, {**kwargs, **given})
-            value = _call.structure(seen, outputs)
+            value = _call.structure(seen, results)
         except Exception:  # the call needs more than its tensors: its value's structure stays unknown
             continue
         fixed = {
@@ -163,10 +165,26 @@ def _graph(
         args=args,
         kwargs={**kwargs, **fixed},
         fixed=fixed,
-        value=value if value is not None else tuple(Out(index) for index in range(len(outputs))),
+        value=value if value is not None else tuple(places),
         tolerance=tolerance,
         speedup=record.speedup if record is not None else None,
     )
+
+
+def _places(runner: GraphRunner, num_outputs: int) -> list[Out]:
+    """Where each result of the call comes from.
+
+    Raises:
+        CaptureError: one is a view of what the call brought.
+    """
+    if runner.results is None:
+        return [Out(index) for index in range(num_outputs)]
+    if any(result.of_arguments for result in runner.results):
+        raise CaptureError("a result of the call shares memory with one of its inputs")
+    return [
+        Out(result.index, tuple((step.method, step.args, dict(step.kwargs)) for step in result.steps))
+        for result in runner.results
+    ]
 
 
 def _replayable(runner: GraphRunner, arguments: _call.Arguments) -> tuple[Problem, tuple[Tensor, ...], float]:

@@ -14,14 +14,16 @@ from deepseek_lab.export._plan import GraphPlan, TargetPlan
 from deepseek_lab.export.calls import Out, Result
 from deepseek_lab.export.exporters import ChosenGraph, Exporter, eager
 
-_LITERALS = (type(None), bool, int, float, str)
+_LITERALS = (type(None), bool, int, float, str, type(...))
 
 
 def literal(value: object) -> str:
     """A value as Python source; what is no plain literal is REQUIRED."""
     match value:
-        case Out(index=index):
-            return f"Out({index})"
+        case Out(index=index, views=views):
+            return f"Out({index}, {literal(views)})" if views else f"Out({index})"
+        case slice(start=start, stop=stop, step=step):
+            return f"slice({', '.join(map(literal, (start, stop, step)))})"
         case Result():
             return f"Result({{{', '.join(f'{key!r}: {literal(item)}' for key, item in value.items())}}})"
         case dict():
@@ -39,8 +41,8 @@ def literal(value: object) -> str:
 def described(value: object, outputs: Sequence[Tensor]) -> str:
     """A call's value in words: ``Result(logits=float32[1,128])``."""
     match value:
-        case Out(index=index):
-            one = outputs[index]
+        case Out():
+            one = value.of(outputs)
             return f"{str(one.dtype).removeprefix('torch.')}[{','.join(map(str, one.shape))}]"
         case dict():
             inner = ", ".join(f"{key}={described(item, outputs)}" for key, item in value.items())

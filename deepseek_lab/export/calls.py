@@ -45,9 +45,20 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Out:
-    """Stands for one of the graph's outputs in the value that the call returns."""
+    """Stands for one of the graph's outputs in the value that the call returns, or for a view of one.
+
+    ``views`` are methods of a tensor with their arguments: ``("select", (1, 0), {})``.
+    """
 
     index: int
+    views: tuple[tuple[str, tuple[Any, ...], dict[str, Any]], ...] = ()
+
+    def of(self, outputs: Sequence[Tensor]) -> Any:
+        """What it stands for."""
+        value: Any = outputs[self.index]
+        for method, args, kwargs in self.views:
+            value = getattr(value, method)(*args, **kwargs)
+        return value
 
 
 class Result(dict[str, Any]):
@@ -167,8 +178,8 @@ def with_constants(
 def filled(value: Any, outputs: Sequence[Tensor]) -> Any:
     """``value`` with every :class:`Out` replaced by the output that it stands for."""
     match value:
-        case Out(index=index):
-            return outputs[index]
+        case Out():
+            return value.of(outputs)
         case dict():
             return type(value)({key: filled(item, outputs) for key, item in value.items()})
         case list() | tuple():

@@ -2,13 +2,14 @@
  *
  * Rows of x are `x_stride` elements apart and contiguous inside; `out` is contiguous. A weight has logical shape [n, k]
  * and one of its two strides is 1, so both nn.Linear ([n, k]) and GPT-2's Conv1D ([k, n]) layouts are read in place.
- * Optional pointers may be NULL. Sums run in float32 whatever the dtype. Every function returns a Status. */
+ * Optional pointers may be NULL. Sums run in float32 whatever the dtype. Where
+ * nothing else is said a function returns a Status. */
 #ifndef DEEPSEEK_KERNELS_ABI_H
 #define DEEPSEEK_KERNELS_ABI_H
 
 #include <stdint.h>
 
-#define DEEPSEEK_ABI_VERSION 2
+#define DEEPSEEK_ABI_VERSION 3
 
 #if defined(_WIN32)
 #define DEEPSEEK_API __declspec(dllexport)
@@ -76,6 +77,10 @@ DEEPSEEK_API int32_t deepseek_gelu_linear(const void *x, int64_t x_stride, const
                                           int64_t weight_stride_n, int64_t weight_stride_k, const void *bias,
                                           void *out, int64_t m, int64_t n, int64_t k, int32_t gelu, int32_t dtype,
                                           int32_t num_threads);
+
+/* Index of the first address that does not hold its word any more, or -1. A word is 4, 2 or 1 bytes wide and aligned. */
+DEEPSEEK_API int32_t deepseek_first_changed(const uint64_t *addresses, const uint32_t *words, const uint8_t *widths,
+                                            int32_t count);
 
 #ifdef __cplusplus
 }

@@ -117,6 +117,12 @@ int32_t product(const Prologue& prologue, const void* x, Index x_stride, const v
   return DEEPSEEK_OK;
 }
 
+uint32_t word_at(uint64_t address, uint8_t width) {
+  if (width == 4) return *reinterpret_cast<const uint32_t*>(address);
+  if (width == 2) return *reinterpret_cast<const uint16_t*>(address);
+  return *reinterpret_cast<const uint8_t*>(address);
+}
+
 }  // namespace
 
 extern "C" {
@@ -214,6 +220,15 @@ int32_t deepseek_gelu_linear(const void* x, int64_t x_stride, const void* bias_i
                              int64_t m, int64_t n, int64_t k, int32_t gelu, int32_t dtype, int32_t num_threads) {
   return product({Prologue::kGelu, bias_in, nullptr, 0.0f, gelu}, x, x_stride, weight, deepseek::kWeightLikeX,
                  weight_stride_n, weight_stride_k, nullptr, bias, out, m, n, k, dtype, num_threads);
+}
+
+int32_t deepseek_first_changed(const uint64_t* addresses, const uint32_t* words, const uint8_t* widths, int32_t count) {
+  uint32_t differs = 0;  // no branch in between: the reads, each of which misses every cache, overlap
+  for (int32_t i = 0; i < count; ++i) differs |= word_at(addresses[i], widths[i]) ^ words[i];
+  if (!differs) return -1;
+  for (int32_t i = 0; i < count; ++i)
+    if (word_at(addresses[i], widths[i]) != words[i]) return i;
+  return -1;
 }
 
 }  // extern "C"

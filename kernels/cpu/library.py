@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch  # noqa: F401  (first, so that there is one OpenMP runtime)
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 ISA_NAMES = ("avx512", "avx2", "generic")
 LIBRARY_NAME = "deepseek_kernels.dll" if sys.platform == "win32" else "libdeepseek_kernels.so"
 DEFAULT_PATH = Path(__file__).resolve().parent.parent / "_build" / LIBRARY_NAME

@@ -260,3 +260,38 @@ class Long(Slower):
     name = "planted-long"
     order = 61
     long_to_build = True
+
+
+class Tiring(Fast):
+    """Is fast until another candidate runs in the same process."""
+
+    name = "planted-tiring"
+    tired = False
+
+    def load(self, directory, spec):
+        program = super().load(directory, spec)
+
+        def tires(live, weights):
+            for _ in range(10 if Tiring.tired else 0):
+                program(live, weights)
+            return program(live, weights)
+
+        return tires
+
+
+class Steady(Fast):
+    """Is no match for what is fast and beats what is tired."""
+
+    name = "planted-steady"
+    order = 2
+
+    def load(self, directory, spec):
+        program = super().load(directory, spec)
+
+        def steady(live, weights):
+            Tiring.tired = True
+            for _ in range(3):
+                program(live, weights)
+            return program(live, weights)
+
+        return steady

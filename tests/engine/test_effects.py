@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deepseek_lab
+from deepseek_lab.engine.results import Result, Step
 from tests.engine.cases import WIDTH, decided, equal, installed, pristine, reasons, rows, tower
 
 pytestmark = pytest.mark.usefixtures("strangers")
@@ -89,6 +90,17 @@ ALIASING: dict[str, Callable[[Tensor], object]] = {
     "two views of one": lambda x: (tower(x) + 1.0).chunk(2),
     "an expanded result": lambda x: (tower(x) + 1.0)[:1].expand(64, WIDTH),
     "a detached result": lambda x: (h := tower(x) + 1.0, h.detach()),
+    "a part and a part of it": lambda x: ((h := (tower(x) + 1.0)[2:, ::2]), h.unsqueeze(1).squeeze(1)[-1]),
+    "parts of a split result and the whole": lambda x: (
+        *torch.split(h := tower(x) + 1.0, [1, 60, 3]),
+        torch.transpose(h, 0, 1),
+    ),
+    "a result that needs no copy": lambda x: (
+        h := tower(x) + 1.0,
+        h.to(torch.float32),
+        h.contiguous().float(),
+    ),
+    "a view of the input and of a result": lambda x: (x.t()[1:], h := tower(x) + 1.0, h.flatten()),
 }
 
 
@@ -109,6 +121,96 @@ def test_results_that_share_memory_still_do(kind: str) -> None:
 
     for _ in range(2):
         equal(after_writing(fast), after_writing(function))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("kind", ALIASING)
+def test_results_that_share_memory_come_from_a_program(kind: str, grad: bool) -> None:
+    function = ALIASING[kind]
+    fast = installed(function, rows(), grad=grad)
+    x = rows()
+    with torch.set_grad_enabled(grad):
+        got, wanted = fast(x), function(x)
+    equal(got, wanted)
+    mine, theirs = _tensors(got), _tensors(wanted)
+    assert [one.stride() for one in mine] == [one.stride() for one in theirs]
+    assert _sharing([x, *mine]) == _sharing([x, *theirs])
+    assert not fast.report.fallbacks
+
+
+def _tensors(value: object) -> list[Tensor]:
+    parts = value if isinstance(value, tuple | list) else (value,)
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
+def _sharing(tensors: list[Tensor]) -> list[int]:
+    """For each tensor the first one that has the same memory."""
+    owners = [tensor.untyped_storage().data_ptr() for tensor in tensors]
+    return [owners.index(one) for one in owners]
+
+
+@pytest.mark.parametrize("kind", ALIASING)
+def test_gradients_of_results_that_share_memory(kind: str) -> None:
+    function = ALIASING[kind]
+    fast = installed(function, rows().requires_grad_(), grad=True)
+    x = rows()
+
+    def gradient(call: Callable[[Tensor], object]) -> Tensor:
+        own = x.clone().requires_grad_()
+        parts = [part for part in _tensors(call(own)) if part.requires_grad]
+        sum((part * (number + 2.0)).sin().sum() for number, part in enumerate(parts)).backward()  # type: ignore[union-attr]
+        assert own.grad is not None
+        return own.grad
+
+    equal(gradient(fast), gradient(function))
+
+
+UNEXPLAINED: dict[str, Callable[[Tensor], object]] = {
+    "a result before and after an update": lambda x: ((h := tower(x) + 1.0), h.mul_(2.0)),
+    "a view whose position is computed": lambda x: ((h := tower(x) + 1.0), h.as_strided((2, 2), (2, 1))),
+}
+
+
+@pytest.mark.parametrize("kind", UNEXPLAINED)
+def test_memory_shared_in_another_way_keeps_eager(kind: str) -> None:
+    function = UNEXPLAINED[kind]
+    fast = decided(function, rows())
+    assert fast.report.chosen == "eager"
+    assert "shares memory with another output" in reasons(fast)
+    x = rows()
+    with torch.no_grad():
+        equal(fast(x), function(x))
+
+
+def test_view_taken_without_gradients() -> None:
+    def partly(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = tower(x) + 1.0
+        with torch.no_grad():
+            part = h.t()
+        return h, part, h.detach()[0]
+
+    fast = decided(partly, rows().requires_grad_(), grad=True)
+
+    def slopes(call: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[list[bool], Tensor | None]:
+        torch.manual_seed(3)
+        x = rows().requires_grad_()
+        parts = call(x)
+        sum(part.square().sum() for part in parts if part.requires_grad).backward()  # type: ignore[union-attr]
+        return [part.requires_grad for part in parts], x.grad
+
+    equal(slopes(fast), slopes(partly))
+
+
+def test_view_that_cannot_be_taken_is_answered_by_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = ALIASING["a result and its view"]
+    fast = installed(function, rows())
+    (runner,) = (one for dispatcher in fast.run.dispatchers.values() for one in dispatcher.runners)
+    assert runner.results is not None
+    monkeypatch.setattr(runner, "results", (runner.results[0], Result(0, steps=(Step("view", (3,)),))))
+    x = rows()
+    with torch.no_grad():
+        equal(fast(x), function(x))
+    assert "raised RuntimeError" in reasons(fast)
 
 
 def test_input_updated_in_place() -> None:

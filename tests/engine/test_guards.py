@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from deepseek_lab import _kernels
 from deepseek_lab.engine.guards import WeightGuard
+
+
+@pytest.fixture(autouse=True, params=["compiled", "plain"])
+def _reads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Words are read by our library, and where it was not compiled by Python."""
+    assert _kernels.load().available
+    with _kernels.force_isa(None) if request.param == "plain" else contextlib.nullcontext():
+        yield
+
 
 CHANGES: dict[str, Callable[[Tensor], object]] = {
     "in place": lambda t: t.add_(1),

@@ -67,6 +67,15 @@ def test_candidate_that_hands_out_its_input_is_refused() -> None:
     assert bool((x != 0).any())
 
 
+def test_final_race_is_run_again_with_those_that_it_shows_to_be_near() -> None:
+    """The one that was fastest by itself is not, beside the other, and the other was left out of the first final."""
+    fast = decided(Tower(), rows(), backends=("planted-tiring", "planted-steady"))
+    found = {row.name: row for row in fast.report.candidates}
+    assert found["planted-steady"].status == "won", fast.report.summary()
+    assert fast.report.chosen == "planted-steady"
+    assert found["planted-tiring"].speedup < found["planted-steady"].speedup  # type: ignore[operator]
+
+
 def test_slower_candidate_loses() -> None:
     module, x = Tower(), rows()
     fast = decided(module, x, backends=("planted-slower",))

@@ -100,6 +100,30 @@ def test_sizes_that_vary_stay_free(tmp_path: Path) -> None:
     assert model is dispatcher.module
 
 
+class Paired(torch.nn.Module):
+    """Returns scores, the same the other way round and a part of them, as CLIP does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        scores = self.line(x).relu() + 1
+        return {"there": scores, "back": scores.t(), "part": scores[1:, 0]}
+
+
+def test_results_that_are_views_of_others(tmp_path: Path) -> None:
+    run = captured(Paired().eval(), builds("onnxruntime", tmp_path / "built"), ((torch.rand(3, 4),), {}))
+    record = write(run, tmp_path / "out", source_cells=[])
+    assert list(record.chosen.values()) == ["onnxruntime"]
+    assert "model  onnxruntime  max rel" in replayed(tmp_path / "out")
+    (tmp_path / "use.py").write_text(
+        "import torch\nfrom out.model import load\nvalue = load()(torch.rand(3, 4))\n"
+        "value['there'][1:] = 7.0\nprint(value['back'][0].tolist()[1:], value['part'].tolist(), list(value))"
+    )
+    assert replayed(tmp_path, "use.py").strip() == "[7.0, 7.0] [7.0, 7.0] ['there', 'back', 'part']"
+
+
 class Broken(torch.nn.Module):
     """A call that falls into two graphs."""
 

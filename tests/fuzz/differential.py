@@ -206,7 +206,8 @@ def _judge(
         kept = [tensor.clone() for tensor in live]
         weights = [arguments[position] for position in runner._weight_positions]
         try:
-            got = [in_order(out, one) for out, one in zip(program(live, weights), order, strict=True)]
+            made = [in_order(out, one) for out, one in zip(program(live, weights), order, strict=True)]
+            got = runner.results_of(made, arguments)
         except Exception:
             return []  # the runner answers with eager then
         exact, nudged = _exact(recipe, runner, arguments), _nudged(runner, arguments)
