@@ -9,6 +9,9 @@ GPU := $(shell command -v nvidia-smi 2>/dev/null)
 EXTRAS := all,dev,examples
 INSTALLED := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
+VIEWS := deepseek_lab/views/_static/page.js
+JLPM := cd js && ../$(BIN)/jlpm
+CHROMIUM ?= /usr/bin/chromium
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 HAS_HEADERS = $(PYTHON) -c 'import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
@@ -17,25 +20,29 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab bench fuzz clean
+.PHONY: help setup demo test test-views lint lab bench bench-views fuzz clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-setup: $(KERNELS) ## make .venv with everything in it, compile the kernels; seconds when nothing changed
+setup: $(KERNELS) $(VIEWS) ## make .venv with everything in it, compile the kernels, build the views; seconds when nothing changed
 
 demo: setup ## run examples/quickstart.ipynb in a real kernel on pretrained models and print what was won
 	$(BIN)/python examples/run.py examples/quickstart.ipynb
 
-test: setup lint ## every check and every test (what continuous integration runs)
+test: setup lint test-views ## every check and every test (what continuous integration runs)
 	$(BIN)/python -m pytest tests
+
+test-views: setup $(CHROMIUM) ## the tests of the views, in Node and in a real browser
+	$(JLPM) test
 
 lint: setup ## style, formatting, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(JLPM) check
 
 lab: setup ## open JupyterLab on the examples
 	$(BIN)/jupyter lab examples
@@ -43,11 +50,14 @@ lab: setup ## open JupyterLab on the examples
 bench: setup ## measure everything that the README claims and print the tables
 	$(BIN)/python -m tests.benchmarks.run
 
+bench-views: setup $(CHROMIUM) ## how fast the views are in a real browser, on a graph of 50,000 operations
+	$(JLPM) bench
+
 fuzz: setup ## 2,000 random graphs: none may be installed with a wrong result
 	$(BIN)/python -m pytest tests/fuzz
 
 clean: ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist kernels/_build examples/out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist kernels/_build deepseek_lab/views/_static js/node_modules examples/out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # A C++ compiler and Python's headers (for Inductor and our own kernels), and the parts of Python that
@@ -85,3 +95,12 @@ endif
 $(KERNELS): $(INSTALLED) $(shell find kernels -name '*.cpp' -o -name '*.h*' -o -name '*.inl' -o -name build.py)
 	$(BIN)/python -m deepseek_lab._kernels.build
 	@touch $@
+
+# The views need node to be built; a wheel holds them built, and needs none.
+$(VIEWS): js/yarn.lock js/package.json js/build.mjs $(shell find js/src -name '*.ts') | $(INSTALLED)
+	@command -v node > /dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs; }
+	$(JLPM) install --immutable
+	$(JLPM) build
+
+$(CHROMIUM):
+	$(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium

@@ -20,7 +20,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.settings import settings
 from deepseek_lab.capture.nodes import call_site, graph_nodes
-from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, lane_key, timed
+from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, is_step, lane_key, timed
 from deepseek_lab.engine.replay import Replaying, copied, hook_tables
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.tracing import Tracer, break_counts, break_reasons, lasting_effects
@@ -131,7 +131,7 @@ class Dispatcher:
     def _new(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         __tracebackhide__ = True
         # The first call is captured at once, unless it opens a generation: what pays there is the step.
-        first = len(self.lanes) == 1 and not lane.shapes and not self._looks_growing(kwargs)
+        first = len(self.lanes) == 1 and not lane.shapes and not is_step(kwargs)
         lane.shapes.add(exact_shapes(args, kwargs))
         if first:
             try:
@@ -143,11 +143,9 @@ class Dispatcher:
                 raise
         estimate = max((other.capture_s for other in self.lanes.values()), default=0.0) or CAPTURE_S
         if lane.missed_s * settings.retrace_budget > estimate:
-            return self.capture(
-                lane, args, kwargs, dynamic=len(lane.shapes) > 1 or self._looks_growing(kwargs)
-            )
+            return self.capture(lane, args, kwargs, dynamic=len(lane.shapes) > 1 or is_step(kwargs))
         # Only a step of a generation may be repeated by wait(): other calls could print, count or append again.
-        lane.repeatable = self._looks_growing(kwargs)
+        lane.repeatable = is_step(kwargs)
         lane.sample = (args, kwargs)
         value, elapsed = timed(self._eager, args, kwargs)
         lane.missed_s += elapsed
@@ -159,11 +157,6 @@ class Dispatcher:
         pause_s = lane.pause_s(elapsed_s, settings.donated_share)
         if self._starving():
             time.sleep(pause_s)
-
-    @staticmethod
-    def _looks_growing(kwargs: dict[str, Any]) -> bool:
-        """Whether the call carries a cache of keys and values, whose length grows at every step."""
-        return kwargs.get("past_key_values") is not None
 
     def _fast(self, lane: Lane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         __tracebackhide__ = True
@@ -433,7 +426,7 @@ class Dispatcher:
                     lane.settle("eager", "seldom called")
                     return True
                 args, kwargs = copy.deepcopy((args, kwargs))
-                growing = len(lane.shapes) > 1 or self._looks_growing(kwargs)
+                growing = len(lane.shapes) > 1 or is_step(kwargs)
                 with self._replaying():
                     self.capture(lane, args, kwargs, dynamic=growing)
                 return True

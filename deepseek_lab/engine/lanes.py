@@ -65,6 +65,11 @@ def exact_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ..
     return tuple(tuple(value.shape) for value in values if isinstance(value, Tensor))
 
 
+def is_step(kwargs: dict[str, Any]) -> bool:
+    """Whether a call is a step of a generation: it carries a cache of keys and values, which grows at every step."""
+    return kwargs.get("past_key_values") is not None
+
+
 @dataclasses.dataclass
 class _Arm:
     """Times of one side of the race: finished blocks, and the calls of the block under way."""

@@ -13,6 +13,8 @@ LIMIT_BYTES = 200_000
 """A bundle's largest size, as a notebook stores it: JSON in UTF-8."""
 MAX_SECTIONS = 24
 """Graphs with a section of their own."""
+MAX_FRAMES = 4
+"""Graphs that can be explored."""
 
 _BASE = (Detail(), Detail(max_rows=20, max_remarks=12, reason_width=120), Detail(8, 4, 60))
 """From full to lean, for what stands around the graphs."""
@@ -56,6 +58,11 @@ def _sections(report: OptimizeReport, detail: Detail, room: int) -> list[str]:
                 found[record.graph] = section
                 room -= size(section)
                 break
+    for record in records[:MAX_FRAMES]:
+        frame = _html.graph_frame(record) if record.graph in found else ""
+        if frame and size(frame) <= room:
+            found[record.graph] = found[record.graph].removesuffix("</details>") + frame + "</details>"
+            room -= size(frame)
     shown = [found[name] for name in report.graphs if name in found]
     left = len(records) - len(shown)
     if left:

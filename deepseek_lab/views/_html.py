@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from deepseek_lab.base.report import CandidateRow, GraphRecord, OptimizeReport
-from deepseek_lab.views import _svg, _tables, _text, _words
+from deepseek_lab.views import _diff, _page, _svg, _tables, _text, _words
 
 STYLE = f"""
 .dsl{_svg.THEME % _svg.LIGHT}
@@ -59,7 +59,10 @@ def page(report: OptimizeReport) -> str:
     detail = Detail(
         max_rows=1000, max_remarks=1000, max_boxes=120, max_printed=400, plan_lines=5000, inline=True
     )
-    sections = [graph_section(report, record, detail) for record in report.graphs.values()]
+    sections = [
+        graph_section(report, record, detail).removesuffix("</details>") + graph_frame(record) + "</details>"
+        for record in report.graphs.values()
+    ]
     title = escape(_words.clip(report.summary(), 120))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -119,6 +122,19 @@ def graph_section(report: OptimizeReport, record: GraphRecord, detail: Detail) -
         printed = escape(_text.graph_text(record.nodes, max_rows=detail.max_printed))
         parts.append(_folded("graph as text", f"<pre>{printed}</pre>"))
     return _folded(escape(line), "".join(parts))
+
+
+def graph_frame(record: GraphRecord) -> str:
+    """A graph to explore, folded; empty where there is nothing to explore or the front end was not built."""
+    if not record.nodes:
+        return ""
+    marks = _diff.compare(record.nodes, record.plan_nodes).before if record.plan_nodes else {}
+    title = _words.clip(_tables.graph_line(record), 120)
+    frame = _page.frame(title, _page.packed_graph(record.nodes, marks))
+    if frame is None:
+        return ""
+    trust = '<p class="m">A notebook that is not trusted shows nothing here.</p>'
+    return _folded("graph to explore", frame + trust)
 
 
 def _drawing(record: GraphRecord, title: str, detail: Detail) -> str:

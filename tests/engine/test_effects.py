@@ -100,6 +100,11 @@ ALIASING: dict[str, Callable[[Tensor], object]] = {
         h.to(torch.float32),
         h.contiguous().float(),
     ),
+    "a result in another order": lambda x: (tower(x) + 1.0).view(64, 8, 8).transpose(1, 2),
+    "a result in another order and a part of it": lambda x: (
+        h := (tower(x) + 1.0).view(8, 8, 8, 8).permute(0, 3, 1, 2),
+        h[1],
+    ),
     "a view of the input and of a result": lambda x: (x.t()[1:], h := tower(x) + 1.0, h.flatten()),
 }
 

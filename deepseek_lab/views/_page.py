@@ -1,0 +1,85 @@
+"""An interactive view as a page that stands by itself: in a frame inside of an output, or as a file.
+
+A frame's page is part of the notebook, needs no network, no kernel and no extension, and runs apart from the notebook
+(``sandbox``): it can neither read nor change what is around it. A notebook that is not trusted shows no frames, so a
+picture goes before it.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from deepseek_lab.base.events import GraphNode
+from deepseek_lab.views import _tree, _words
+from deepseek_lab.views._packed import Packer
+
+HEIGHT = 480
+"""Pixels that a frame is high."""
+_SCRIPT = "page.js"
+_START = """(async()=>{
+const text=id=>document.getElementById(id).textContent;
+const bytes=Uint8Array.from(atob(text('code')),c=>c.charCodeAt(0));
+const code=document.createElement('script');
+code.textContent=await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'))).text();
+document.head.append(code);
+deepseekLab.show(document.getElementById('view'),text('data'));
+})()"""
+
+
+@functools.cache
+def script() -> str | None:
+    """The views as one script, deflated, in base64; None where the front end was not built."""
+    found = resources.files("deepseek_lab.views") / "_static" / _SCRIPT
+    if not found.is_file():
+        return None
+    return base64.b64encode(zlib.compress(found.read_bytes(), 9)).decode("ascii")
+
+
+def packed_graph(nodes: Sequence[GraphNode], marks: Mapping[str, str] | None = None) -> str:
+    """The operations of a graph as a packed table; ``marks`` says by name what became of them."""
+    packer = Packer(len(nodes))
+    packer.names("name", [node.name for node in nodes])
+    packer.text("op", [node.op for node in nodes])
+    packer.text("module", [node.module for node in nodes])
+    packer.text("shape", [",".join(map(str, node.shape)) for node in nodes])
+    packer.text("dtype", [node.dtype.removeprefix("torch.") for node in nodes])
+    packer.text("file", [node.file for node in nodes])
+    packer.integers("line", [node.line for node in nodes])
+    packer.references("inputs", _tree.producers(nodes))
+    if marks:
+        packer.text("mark", [marks.get(node.name, "") for node in nodes])
+    return packer.base64()
+
+
+def page(title: str, packed: str, *, height: int | None = None) -> str | None:
+    """A page that shows a packed graph; None where the front end was not built."""
+    code = script()
+    if code is None:
+        return None
+    title = _words.clean(title)
+    data = json.dumps({"kind": "graph", "title": title, "packed": packed, "height": height})
+    data = data.replace("<", "\\u003c")  # nothing in it can end the element that it stands in
+    return (
+        "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'><meta name='color-scheme' content='light dark'>"
+        f"<title>{html.escape(title)}</title></head><body style='margin:0'><main id='view'></main>"
+        f"<script type='application/json' id='data'>{data}</script>"
+        f"<script type='text/plain' id='code'>{code}</script><script>{_START}</script></body></html>"
+    )
+
+
+def frame(title: str, packed: str) -> str | None:
+    """The page in a frame, as a part of other HTML."""
+    made = page(title, packed, height=HEIGHT - 4)
+    if made is None:
+        return None
+    return (
+        f'<iframe sandbox="allow-scripts allow-downloads" title="{html.escape(title)}" '
+        f'style="width:100%;height:{HEIGHT}px;border:0" loading="lazy" srcdoc="{html.escape(made)}"></iframe>'
+    )

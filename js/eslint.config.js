@@ -1,0 +1,12 @@
+import js from "@eslint/js";
+import ts from "typescript-eslint";
+
+export default ts.config(
+  { ignores: ["node_modules", "dist", ".yarn"] },
+  js.configs.recommended,
+  ...ts.configs.strict,
+  {
+    files: ["**/*.mjs"],
+    rules: { "no-undef": "off" }, // parts of these files run in the browser
+  },
+);

@@ -1,0 +1,272 @@
+/**
+ * Tables as they travel: columns of bytes, deflated, in base64. `views/_packed.py` writes them.
+ *
+ * After inflating: the length of the header in four bytes, the header as JSON, then the columns one after the other.
+ * All of it comes from a file that anybody may have written, so nothing is believed before it was checked.
+ */
+
+/** Data that cannot be read; the message says what is wrong with it, in words for the user. */
+export class MalformedData extends Error {
+  override readonly name = "MalformedData";
+}
+
+/** Words by number: row `i` holds `words[codes[i]]`. */
+export interface TextColumn {
+  readonly words: readonly string[];
+  readonly codes: Uint32Array;
+}
+
+/** Lists of numbers: row `i` holds `values[starts[i]]` up to, not including, `values[starts[i + 1]]`. */
+export interface RaggedColumn {
+  readonly starts: Uint32Array;
+  readonly values: Int32Array;
+}
+
+const SCHEMA = 1;
+export const MAX_BYTES = 1 << 27;
+export const MAX_ROWS = 5_000_000;
+const TYPES = ["text", "numbered", "int", "float", "ragged"] as const;
+type ColumnType = (typeof TYPES)[number];
+
+interface ColumnHeader {
+  readonly name: string;
+  readonly type: ColumnType;
+  readonly bytes: number;
+  readonly words: readonly string[];
+}
+
+/** A table of columns, each decoded when it is first asked for. */
+export class Table {
+  readonly #columns: ReadonlyMap<string, { header: ColumnHeader; body: Uint8Array }>;
+
+  constructor(
+    readonly rows: number,
+    columns: ReadonlyMap<string, { header: ColumnHeader; body: Uint8Array }>,
+  ) {
+    this.#columns = columns;
+  }
+
+  has(name: string): boolean {
+    return this.#columns.has(name);
+  }
+
+  text(name: string): TextColumn {
+    const { header, body } = this.#column(name, "text");
+    const reader = new VarintReader(body, name);
+    const codes = new Uint32Array(this.rows);
+    for (let row = 0; row < this.rows; row++) {
+      const code = reader.next();
+      if (code >= header.words.length)
+        throw new MalformedData(`column ${name} names a word that is not there`);
+      codes[row] = code;
+    }
+    reader.end();
+    return { words: header.words, codes };
+  }
+
+  /** Words that were packed as what stands before a number, and that number. */
+  names(name: string): readonly string[] {
+    const { header, body } = this.#column(name, "numbered");
+    const reader = new VarintReader(body, name);
+    const codes = Uint32Array.from({ length: this.rows }, () => reader.next());
+    const last = new Float64Array(header.words.length);
+    const made = Array.from(codes, (code) => {
+      const stem = header.words[code];
+      if (stem === undefined) throw new MalformedData(`column ${name} names a word that is not there`);
+      const number = (last[code] = (last[code] ?? 0) + unzigzag(reader.next()));
+      return number === 0 ? stem : `${stem}${number - 1}`;
+    });
+    reader.end();
+    return made;
+  }
+
+  integers(name: string): Float64Array {
+    const reader = new VarintReader(this.#column(name, "int").body, name);
+    const values = new Float64Array(this.rows);
+    let last = 0;
+    for (let row = 0; row < this.rows; row++) {
+      last += unzigzag(reader.next());
+      values[row] = last;
+    }
+    reader.end();
+    return values;
+  }
+
+  floats(name: string): Float32Array {
+    const { body } = this.#column(name, "float");
+    if (body.byteLength !== 4 * this.rows) throw new MalformedData(`column ${name} has the wrong length`);
+    const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
+    return Float32Array.from({ length: this.rows }, (_, row) => view.getFloat32(4 * row, true));
+  }
+
+  /** Rows that each row refers to; a reference to a row that is not there is an error. */
+  references(name: string): RaggedColumn {
+    const reader = new VarintReader(this.#column(name, "ragged").body, name);
+    const starts = new Uint32Array(this.rows + 1);
+    let total = 0;
+    for (let row = 0; row < this.rows; row++) {
+      total += reader.next();
+      if (total > MAX_ROWS * 4) throw new MalformedData(`column ${name} is too long`);
+      starts[row + 1] = total;
+    }
+    const values = new Int32Array(total);
+    for (let row = 0; row < this.rows; row++) {
+      const end = starts[row + 1] ?? 0;
+      for (let at = starts[row] ?? 0; at < end; at++) {
+        const value = row - unzigzag(reader.next());
+        if (value < 0 || value >= this.rows) {
+          throw new MalformedData(`column ${name} refers to a row that is not there`);
+        }
+        values[at] = value;
+      }
+    }
+    reader.end();
+    return { starts, values };
+  }
+
+  #column(name: string, type: ColumnType): { header: ColumnHeader; body: Uint8Array } {
+    const found = this.#columns.get(name);
+    if (found === undefined) throw new MalformedData(`column ${name} is missing`);
+    if (found.header.type !== type) throw new MalformedData(`column ${name} is not of type ${type}`);
+    return found;
+  }
+}
+
+/** Read a packed table. */
+export async function unpack(text: string, maxBytes = MAX_BYTES): Promise<Table> {
+  return decode(await inflate(fromBase64(text), maxBytes));
+}
+
+/** Bytes that were deflated, at most `maxBytes` of them. */
+export async function inflate(packed: Uint8Array, maxBytes = MAX_BYTES): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  try {
+    const stream = new Blob([new Uint8Array(packed)])
+      .stream()
+      .pipeThrough(new DecompressionStream("deflate"));
+    const reader = stream.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      size += value.byteLength;
+      if (size > maxBytes) {
+        await reader.cancel();
+        throw new MalformedData(`the data unfolds to more than ${Math.round(maxBytes / 1e6)} MB`);
+      }
+      chunks.push(value);
+    }
+  } catch (error) {
+    if (error instanceof MalformedData) throw error;
+    throw new MalformedData("the data is cut off or was changed");
+  }
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return whole;
+}
+
+function fromBase64(text: string): Uint8Array {
+  let binary: string;
+  try {
+    binary = atob(text);
+  } catch {
+    throw new MalformedData("the data is no base64");
+  }
+  return Uint8Array.from(binary, (character) => character.charCodeAt(0));
+}
+
+function decode(bytes: Uint8Array): Table {
+  if (bytes.byteLength < 4) throw new MalformedData("the data is empty");
+  const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
+  if (4 + length > bytes.byteLength) throw new MalformedData("the data is cut off");
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(4, 4 + length)));
+  } catch {
+    throw new MalformedData("the data has no readable header");
+  }
+  const { rows, columns } = checkedHeader(header);
+  const found = new Map<string, { header: ColumnHeader; body: Uint8Array }>();
+  let at = 4 + length;
+  for (const column of columns) {
+    if (at + column.bytes > bytes.byteLength) throw new MalformedData(`column ${column.name} is cut off`);
+    found.set(column.name, { header: column, body: bytes.subarray(at, at + column.bytes) });
+    at += column.bytes;
+  }
+  return new Table(rows, found);
+}
+
+function checkedHeader(header: unknown): { rows: number; columns: ColumnHeader[] } {
+  if (!isRecord(header)) throw new MalformedData("the data has no readable header");
+  const schema = header["schema"];
+  if (schema !== SCHEMA) {
+    throw new MalformedData(
+      typeof schema === "number" && schema > SCHEMA
+        ? `this view was written by a newer version (schema ${schema}, here ${SCHEMA}): pip install -U deepseek_lab`
+        : "the data has no known schema",
+    );
+  }
+  const rows = header["rows"];
+  const columns = header["columns"];
+  if (!isCount(rows) || rows > MAX_ROWS) throw new MalformedData("the data has no usable number of rows");
+  if (!Array.isArray(columns) || columns.length > 256)
+    throw new MalformedData("the data has no usable columns");
+  return { rows, columns: columns.map(checkedColumn) };
+}
+
+function checkedColumn(column: unknown): ColumnHeader {
+  if (!isRecord(column)) throw new MalformedData("a column has no header");
+  const { name, type, bytes, words = [] } = column;
+  if (typeof name !== "string" || !isCount(bytes)) throw new MalformedData("a column has no readable header");
+  const known = TYPES.find((one) => one === type);
+  if (known === undefined) throw new MalformedData(`column ${name} is of an unknown type`);
+  if (!Array.isArray(words) || !words.every((word) => typeof word === "string")) {
+    throw new MalformedData(`column ${name} has words that are no text`);
+  }
+  return { name, type: known, bytes, words };
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === "number" && Number.isInteger(value) && value >= 0;
+}
+
+/** 0, 1, 2, 3, 4 stand for 0, -1, 1, -2, 2. */
+function unzigzag(value: number): number {
+  return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
+}
+
+/** Whole numbers up to 2^53, seven bits a byte, the lowest first. */
+class VarintReader {
+  #at = 0;
+
+  constructor(
+    readonly bytes: Uint8Array,
+    readonly column: string,
+  ) {}
+
+  next(): number {
+    let value = 0;
+    let factor = 1;
+    for (;;) {
+      const byte = this.bytes[this.#at++];
+      if (byte === undefined) throw new MalformedData(`column ${this.column} is cut off`);
+      value += (byte & 0x7f) * factor;
+      if (byte < 0x80) break;
+      factor *= 128;
+      if (factor > 2 ** 49) throw new MalformedData(`column ${this.column} holds a number that is too large`);
+    }
+    return value;
+  }
+
+  end(): void {
+    if (this.#at !== this.bytes.byteLength) throw new MalformedData(`column ${this.column} is too long`);
+  }
+}

@@ -1,0 +1,57 @@
+/** Debian's chromium, and pages as the Python package writes them. */
+
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Browser, chromium, type Page } from "playwright-core";
+import { python } from "./python";
+
+export function launch(): Promise<Browser> {
+  return chromium.launch({
+    executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu"],
+  });
+}
+
+/** Run Python that has `out`, the path of a file to write; returns the file's address. */
+export function written(code: string, name = "page.html"): string {
+  const path = join(mkdtempSync(join(tmpdir(), "views-")), name);
+  python(`out = ${JSON.stringify(path)}\n${code}`);
+  return `file://${path}`;
+}
+
+/** A page for a packed table that anybody may have made. */
+export function pageOf(packed: string, title = "graph"): string {
+  const data = join(mkdtempSync(join(tmpdir(), "packed-")), "packed");
+  writeFileSync(data, packed);
+  return written(
+    `from pathlib import Path
+from deepseek_lab.views import _page
+Path(out).write_text(_page.page(${JSON.stringify(title)}, Path(${JSON.stringify(data)}).read_text(), height=520))`,
+  );
+}
+
+/** Open an address; whatever is executed that should not be, and every error of the page, is collected. */
+export async function opened(
+  browser: Browser,
+  address: string,
+  options: { dark?: boolean } = {},
+): Promise<{ page: Page; errors: string[] }> {
+  const context = await browser.newContext({
+    viewport: { width: 1100, height: 620 },
+    colorScheme: options.dark === true ? "dark" : "light",
+    offline: true,
+  });
+  const page = await context.newPage();
+  const errors: string[] = [];
+  page.on("pageerror", (error) => errors.push(error.message));
+  page.on("dialog", (dialog) => {
+    errors.push(`a dialog: ${dialog.message()}`);
+    void dialog.dismiss();
+  });
+  page.on("request", (request) => {
+    if (!/^(file|blob|data|about):/.test(request.url())) errors.push(`a request: ${request.url()}`);
+  });
+  await page.goto(address);
+  return { page, errors };
+}
