@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from deepseek_lab.base.report import CandidateRow, GraphRecord, OptimizeReport
-from deepseek_lab.views import _diff, _page, _svg, _tables, _text, _words
+from deepseek_lab.views import _page, _svg, _tables, _text, _words
 
 STYLE = f"""
 .dsl{_svg.THEME % _svg.LIGHT}
@@ -38,6 +38,10 @@ border-bottom:1px solid rgba(128,128,128,.5)}}
 background:rgba(128,128,128,.1);border-radius:4px}}
 .dsl ul{{margin:2px 0;padding-left:20px}}.dsl li{{overflow-wrap:anywhere}}
 """
+
+
+UNTRUSTED = '<p class="m">A notebook that is not trusted shows nothing here.</p>'
+"""What stands under a frame."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +132,9 @@ def graph_frame(record: GraphRecord) -> str:
     """A graph to explore, folded; empty where there is nothing to explore or the front end was not built."""
     if not record.nodes:
         return ""
-    marks = _diff.compare(record.nodes, record.plan_nodes).before if record.plan_nodes else {}
     title = _words.clip(_tables.graph_line(record), 120)
-    frame = _page.frame(title, _page.packed_graph(record.nodes, marks))
-    if frame is None:
-        return ""
-    trust = '<p class="m">A notebook that is not trusted shows nothing here.</p>'
-    return _folded("graph to explore", frame + trust)
+    frame = _page.graph_frame(record.nodes, title, record.plan_nodes)
+    return _folded("graph to explore", frame + UNTRUSTED) if frame else ""
 
 
 def _drawing(record: GraphRecord, title: str, detail: Detail) -> str:

@@ -16,11 +16,18 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from deepseek_lab.base.events import GraphNode
-from deepseek_lab.views import _tree, _words
+from deepseek_lab.views import _diff, _tree, _words
 from deepseek_lab.views._packed import Packer
 
 HEIGHT = 480
 """Pixels that a frame is high."""
+_THEME = (
+    f".dsl-frame iframe{{width:100%;height:{HEIGHT}px;border:0}}"
+    f'[data-jp-theme-light="false"] .dsl-frame iframe,.vscode-dark .dsl-frame iframe{{height:{HEIGHT + 1}px}}'
+    f'[data-jp-theme-light="true"] .dsl-frame iframe,.vscode-light .dsl-frame iframe{{height:{HEIGHT + 2}px}}'
+)
+"""A frame cannot see the theme around it, only how high it is: one pixel more is dark, two are light, and otherwise
+the system's choice holds. ``js/src/page/index.ts`` reads it."""
 _SCRIPT = "page.js"
 _START = """(async()=>{
 const text=id=>document.getElementById(id).textContent;
@@ -57,6 +64,18 @@ def packed_graph(nodes: Sequence[GraphNode], marks: Mapping[str, str] | None = N
     return packer.base64()
 
 
+def graph_frame(nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[GraphNode] = ()) -> str:
+    """A graph to explore, as HTML; empty where the front end was not built.
+
+    Args:
+        nodes: The captured graph.
+        title: What it is called.
+        plan_nodes: The graph as it runs; what became of each node is marked then.
+    """
+    marks = _diff.compare(nodes, plan_nodes).before if plan_nodes else {}
+    return frame(title, packed_graph(nodes, marks)) or ""
+
+
 def page(title: str, packed: str, *, height: int | None = None) -> str | None:
     """A page that shows a packed graph; None where the front end was not built."""
     code = script()
@@ -80,6 +99,7 @@ def frame(title: str, packed: str) -> str | None:
     if made is None:
         return None
     return (
-        f'<iframe sandbox="allow-scripts allow-downloads" title="{html.escape(title)}" '
-        f'style="width:100%;height:{HEIGHT}px;border:0" loading="lazy" srcdoc="{html.escape(made)}"></iframe>'
+        f'<div class="dsl-frame"><style>{_THEME}</style>'
+        f'<iframe sandbox="allow-scripts allow-downloads" title="{html.escape(title)}" loading="lazy" '
+        f'srcdoc="{html.escape(made)}"></iframe></div>'
     )

@@ -48,7 +48,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag in self.allowed
         if tag == "iframe":  # what is inside of it: test_page.py
-            assert {name for name, _ in attrs} == {"sandbox", "title", "style", "loading", "srcdoc"}
+            assert {name for name, _ in attrs} == {"sandbox", "title", "loading", "srcdoc"}
             attrs = []
         for name, value in attrs:
             assert name in {"class", "style", "colspan", "alt", "src"}, name

@@ -98,7 +98,7 @@ def test_no_name_leaves_the_element_that_it_stands_in(hostile: str) -> None:
 def test_a_frame_is_one_element_and_apart_from_the_notebook(hostile: str) -> None:
     frame = _page.frame(hostile, _page.packed_graph(samples.mlp()))
     assert frame is not None
-    ((tag, attributes, _),) = _Reader(frame).found
+    (_, _, (tag, attributes, _)) = _Reader(frame).found
     assert tag == "iframe"
     assert attributes["title"] == hostile
     assert "allow-same-origin" not in str(attributes["sandbox"])

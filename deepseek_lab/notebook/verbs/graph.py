@@ -1,4 +1,4 @@
-"""``graph``: the captured graph as text, grouped by module with cell lines, and as a static picture."""
+"""``graph``: the captured graph to explore, as a static picture, and as text grouped by module with cell lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import textwrap
+from collections.abc import Iterator, Sequence
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.base.report import GraphRecord
@@ -17,6 +18,8 @@ from deepseek_lab.notebook.verbs import chosen_run
 _ENDS = {"input", "parameter", "output"}
 _MAX_PICTURES = 4
 """Pictures of the largest graphs; more would outgrow what may stay in a notebook."""
+_FRAMES_BYTES = 100_000
+"""Bytes of graphs to explore that may stay in a notebook."""
 
 
 def run(plan: Plan, host: Host) -> Shown:
@@ -29,8 +32,12 @@ def run(plan: Plan, host: Host) -> Shown:
     html_text = ""
     if view_of(plan.command) != "text":
         largest = sorted(records, key=lambda record: len(record.nodes), reverse=True)[:_MAX_PICTURES]
-        details = f"<details><summary>as text</summary><pre>{html.escape(text)}</pre></details>"
-        html_text = "\n".join([*(_picture(record) for record in largest), details])
+        html_text = "\n".join(
+            [
+                *_pictures(largest, view_of(plan.command)),
+                _folded("as text", f"<pre>{html.escape(text)}</pre>"),
+            ]
+        )
     data = {"graphs": [dataclasses.asdict(record) for record in records]}
     return Shown(text, html_text=html_text, data=data)
 
@@ -54,6 +61,26 @@ def heading(record: GraphRecord) -> str:
     num_parameters = sum(node.op == "parameter" for node in record.nodes)
     size = f"{num_operations} operations, {num_parameters} parameters"
     return f"{record.target}({record.signature})  {size}, runs in {record.chosen}"
+
+
+def _pictures(records: Sequence[GraphRecord], view: str) -> Iterator[str]:
+    """Each graph to explore with its picture folded, or the picture alone."""
+    from deepseek_lab import views
+
+    room = _FRAMES_BYTES if view != "static" else 0
+    for record in records:
+        frame = views.graph_frame(record.nodes, heading(record), record.plan_nodes) if room else ""
+        if frame and len(frame) <= room:
+            room -= len(frame)
+            yield frame + _folded(
+                "as a picture, which a notebook that is not trusted shows too", _picture(record)
+            )
+        else:
+            yield _picture(record)
+
+
+def _folded(title: str, inner: str) -> str:
+    return f"<details><summary>{title}</summary>{inner}</details>"
 
 
 def _picture(record: GraphRecord) -> str:

@@ -20,8 +20,22 @@ interface Content {
   readonly height: number | undefined;
 }
 
+/** A frame of this height and one pixel more stands in a dark theme, two pixels more in a light one. */
+const FRAME_HEIGHT = 480;
+
+/** Take over the theme around the frame, now and whenever it changes. */
+function followTheme(): void {
+  const read = (): void => {
+    const more = window.innerHeight - FRAME_HEIGHT;
+    if (more === 1 || more === 2) document.body.dataset["jpThemeLight"] = String(more === 2);
+  };
+  window.addEventListener("resize", read);
+  read();
+}
+
 /** Show what the page's own data says, in `host`. */
 export async function show(host: HTMLElement, text: string): Promise<View> {
+  followTheme();
   host.append(element("style", {}, STYLE));
   try {
     const content = parsed(text);
