@@ -158,7 +158,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "graph",
-            "shows the captured graph, grouped by module, with the cell line of each operation",
+            "shows the captured graph to explore, as a picture and as text, with the cell line of each operation",
             ("line",),
             (_REPORT,),
             (),

@@ -76,13 +76,13 @@ def graph_frame(nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[Gra
     return frame(title, packed_graph(nodes, marks)) or ""
 
 
-def page(title: str, packed: str, *, height: int | None = None) -> str | None:
+def page(title: str, packed: str) -> str | None:
     """A page that shows a packed graph; None where the front end was not built."""
     code = script()
     if code is None:
         return None
     title = _words.clean(title)
-    data = json.dumps({"kind": "graph", "title": title, "packed": packed, "height": height})
+    data = json.dumps({"kind": "graph", "title": title, "packed": packed})
     data = data.replace("<", "\\u003c")  # nothing in it can end the element that it stands in
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
@@ -95,7 +95,7 @@ def page(title: str, packed: str, *, height: int | None = None) -> str | None:
 
 def frame(title: str, packed: str) -> str | None:
     """The page in a frame, as a part of other HTML."""
-    made = page(title, packed, height=HEIGHT - 4)
+    made = page(title, packed)
     if made is None:
         return None
     return (

@@ -27,7 +27,7 @@ export function pageOf(packed: string, title = "graph"): string {
   return written(
     `from pathlib import Path
 from deepseek_lab.views import _page
-Path(out).write_text(_page.page(${JSON.stringify(title)}, Path(${JSON.stringify(data)}).read_text(), height=520))`,
+Path(out).write_text(_page.page(${JSON.stringify(title)}, Path(${JSON.stringify(data)}).read_text()))`,
   );
 }
 

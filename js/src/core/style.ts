@@ -2,7 +2,7 @@
 export const STYLE = `
 .dsl-view{font:13px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;color:var(--dsl-text);
 background:var(--dsl-background);border:1px solid var(--dsl-border);border-radius:6px;overflow:hidden;
-display:flex;flex-direction:column;box-sizing:border-box;position:relative}
+height:100vh;min-height:260px;display:flex;flex-direction:column;box-sizing:border-box;position:relative}
 .dsl-view *{box-sizing:border-box}
 .dsl-bar{display:flex;flex-wrap:wrap;gap:6px;align-items:center;padding:6px 8px;
 border-bottom:1px solid var(--dsl-border);background:var(--dsl-surface)}

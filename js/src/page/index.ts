@@ -17,7 +17,6 @@ interface Content {
   readonly kind: string;
   readonly title: string;
   readonly packed: string;
-  readonly height: number | undefined;
 }
 
 /** A frame of this height and one pixel more stands in a dark theme, two pixels more in a light one. */
@@ -27,7 +26,9 @@ const FRAME_HEIGHT = 480;
 function followTheme(): void {
   const read = (): void => {
     const more = window.innerHeight - FRAME_HEIGHT;
-    if (more === 1 || more === 2) document.body.dataset["jpThemeLight"] = String(more === 2);
+    if (more !== 1 && more !== 2) return;
+    document.documentElement.style.colorScheme = more === 2 ? "light" : "dark";
+    document.body.dataset["jpThemeLight"] = String(more === 2);
   };
   window.addEventListener("resize", read);
   read();
@@ -41,7 +42,7 @@ export async function show(host: HTMLElement, text: string): Promise<View> {
     const content = parsed(text);
     const table = await unpack(content.packed);
     if (content.kind !== "graph") throw new MalformedData(`it is of an unknown kind`);
-    return new GraphView(host, new GraphData(table), content.title, content.height);
+    return new GraphView(host, new GraphData(table), content.title);
   } catch (error) {
     const why = error instanceof MalformedData ? error.message : "the data is not what was expected";
     const message = element(
@@ -62,14 +63,10 @@ function parsed(text: string): Content {
   } catch {
     throw new MalformedData("the data is cut off or was changed");
   }
-  const { kind, title, packed, height } = (
-    typeof content === "object" && content !== null ? content : {}
-  ) as Record<string, unknown>;
+  const { kind, title, packed } = (typeof content === "object" && content !== null ? content : {}) as Record<
+    string,
+    unknown
+  >;
   if (typeof kind !== "string" || typeof packed !== "string") throw new MalformedData("there is no data");
-  return {
-    kind,
-    title: typeof title === "string" ? title.toWellFormed() : "",
-    packed,
-    height: typeof height === "number" && height > 0 && height < 10_000 ? height : undefined,
-  };
+  return { kind, title: typeof title === "string" ? title.toWellFormed() : "", packed };
 }

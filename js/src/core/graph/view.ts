@@ -52,7 +52,6 @@ export class GraphView implements View {
     readonly host: HTMLElement,
     readonly data: GraphData,
     readonly title: string,
-    height: number | undefined = undefined,
   ) {
     this.tree = new Tree(data);
     this.layout = new Layout(this.tree);
@@ -92,7 +91,6 @@ export class GraphView implements View {
       this.#legend,
       this.#detail,
     );
-    this.#root.style.height = height === undefined ? "100vh" : `${height}px`;
     this.#palette = paletteOf(host);
     host.append(this.#root);
     this.#listen();
