@@ -111,6 +111,11 @@ def _inplace_by_position(target: Any, args: Sequence[Any]) -> bool:
     return "inplace" in names[: len(args)] and bool(args[names.index("inplace")])
 
 
+def drop_dead(graph: fx.GraphModule) -> None:
+    """Take out what nothing reads. What writes in place stays: ``fx`` by itself takes every method for pure."""
+    graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.is_impure() or changes_in_place(node))
+
+
 def sets_a_mode(node: fx.Node) -> bool:
     """Whether a node switches something for those after it, as autocast and ``no_grad`` do."""
     return node.op == "call_function" and not node.all_input_nodes and node.is_impure()
@@ -139,7 +144,7 @@ def fold_constants(graph: fx.GraphModule) -> int:
                 held = graph.graph.get_attr(name)
             node.replace_all_uses_with(held, delete_user_cb=users.__contains__)
         folded += 1
-    graph.graph.eliminate_dead_code()
+    drop_dead(graph)
     return folded
 
 

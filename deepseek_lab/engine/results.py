@@ -176,6 +176,8 @@ def _step(node: fx.Node) -> Step | None:
     fx.node.map_arg((rest, node.kwargs), inputs.append)
     if inputs or not isinstance(source, fx.Node):
         return None
+    if method == "view" and any(isinstance(one, torch.dtype) for one in (*rest, *node.kwargs.values())):
+        return None  # the bits of a result are its own only where it is the same to the last one
     return Step(method, tuple(rest), tuple(node.kwargs.items()))
 
 

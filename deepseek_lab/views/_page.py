@@ -48,6 +48,11 @@ def script() -> str | None:
     return base64.b64encode(zlib.compress(found.read_bytes(), 9)).decode("ascii")
 
 
+def explorable() -> bool:
+    """Whether the front end is here, so that graphs can be explored."""
+    return script() is not None
+
+
 def packed_graph(nodes: Sequence[GraphNode], marks: Mapping[str, str] | None = None) -> str:
     """The operations of a graph as a packed table; ``marks`` says by name what became of them."""
     packer = Packer(len(nodes))

@@ -6,12 +6,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepseek_lab.engine import candidates
@@ -49,6 +50,50 @@ def test_product_to_which_a_matrix_is_added_is_left_alone(tmp_path: Path) -> Non
 
     with pytest.raises(NotApplicable):
         candidates.registered()["onednn"].build(problem_of(Added(), torch.randn(8, 64)), tmp_path)
+
+
+def _updates_result(linear: nn.Linear, x: Tensor) -> Tensor:
+    result = F.gelu(linear(x)) + 1.0
+    result.mul_(2.0)
+    return result
+
+
+def _updates_input(linear: nn.Linear, x: Tensor) -> Tensor:
+    hidden = x + 1.0
+    product = linear(hidden)
+    hidden.zero_()
+    return F.relu(product) + hidden
+
+
+def _updates_view_of_input(linear: nn.Linear, x: Tensor) -> Tensor:
+    hidden = x + 1.0
+    part = hidden[:1]
+    product = torch.tanh(linear(hidden))
+    part.add_(3.0)
+    return product + linear(hidden)
+
+
+@pytest.mark.parametrize("function", [_updates_result, _updates_input, _updates_view_of_input])
+def test_updates_in_place_stay_where_they_are(
+    function: Callable[[nn.Linear, Tensor], Tensor], tmp_path: Path
+) -> None:
+    """A method that nothing reads the value of is no dead code."""
+
+    class Updating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return function(self.linear, x)
+
+    problem = problem_of(Updating(), torch.randn(8, 64))
+    candidate = candidates.registered()["onednn"]
+    candidate.build(problem, tmp_path)
+    program = candidate.load(tmp_path, problem.spec)
+    fresh = torch.randn(8, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(program([fresh], problem.weights)[0], problem.eager([fresh])[0])
 
 
 class TestOneDNNInBfloat16(CandidateCase):

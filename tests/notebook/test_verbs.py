@@ -71,7 +71,7 @@ def test_verify(decided: Kernel) -> None:
 def test_free_doctor_status(decided: Kernel) -> None:
     assert (decided.ok("%deepseek free").result or "").startswith("free  1.0 MiB")
     doctor = decided.ok("%deepseek doctor").result or ""
-    assert doctor.startswith("doctor  1 of 2 checks failed")
+    assert doctor.startswith("doctor  1 of 3 checks failed")
     assert "make kernels" in doctor
     status = decided.ok("%ds_status").result or ""
     assert "model#1 onnxruntime" in status

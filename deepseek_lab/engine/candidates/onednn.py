@@ -170,11 +170,12 @@ def put(
         node, last = nodes[product.node], nodes[product.last]
         bias, weight = (node.args[0], node.args[2]) if product.transposed else (node.args[2], node.args[1])
         assert isinstance(weight, fx.Node)
-        with graph.graph.inserting_before(last):
+        # Where the product stood and not where its function is applied: its input may be written to in between.
+        with graph.graph.inserting_before(node):
             new = call(number, nodes[product.takes], bias, weight)
         last.replace_all_uses_with(new)
         nodes[product.last] = new
-    graph.graph.eliminate_dead_code()
+    passes.drop_dead(graph)
     graph.recompile()
 
 
