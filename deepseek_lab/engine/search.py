@@ -52,16 +52,20 @@ class Job:
     chosen: str = "eager"
     reason: str = ""
 
-    def load(self, candidate: Candidate, directory: Path, loaded: Program | None = None) -> Program:
+    def load(
+        self, candidate: Candidate, directory: Path, loaded: Program | None = None, *, rehearsed: bool = False
+    ) -> Program:
         """Load a candidate here and get it ready: backends pack weights and allocate at their first call.
 
-        The user's next call shall not wait for that. ``loaded`` is the program where it was loaded before.
+        The user's next call shall not wait for that. ``loaded`` is the program where it was loaded before, and
+        ``rehearsed`` says that it was called then.
         """
         problem = self.runner.problem()
 
         def ready() -> Program:
             program = loaded or candidate.load(directory, problem.spec)
-            candidate.warm(program, problem)
+            if not rehearsed:
+                candidate.warm(program, problem)
             return program
 
         return quietly(ready, awaited=self.runner.is_awaited)

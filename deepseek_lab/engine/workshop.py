@@ -50,8 +50,8 @@ class Workshop:
         self._closing = False
         self._building = False
         self._ahead = Ahead()
-        self._loaded: tuple[str, Entry, Program] | None = None
-        """What was loaded while the call was captured, with the digest of its key."""
+        self._loaded: tuple[str, Entry, Program, bool] | None = None
+        """What was loaded while the call was captured: the digest of its key, itself, and whether it was rehearsed."""
 
     @property
     def starving(self) -> bool:
@@ -80,10 +80,12 @@ class Workshop:
         candidate = registry.registered().get(entry.record["chosen"])
         if candidate is not None and candidate.missing() is None:
             try:
-                program = candidate.load(entry.directory, Spec.from_dict(entry.record["spec"]))
+                spec = Spec.from_dict(entry.record["spec"])
+                program = candidate.load(entry.directory, spec)
+                rehearsed = candidate.rehearse(program, spec)
             except Exception:  # the job that needs it loads it again, and tells why that fails
                 return None
-            self._loaded = (digest, entry, program)
+            self._loaded = (digest, entry, program, rehearsed)
         return None
 
     def submit(self, job: Job) -> None:
@@ -188,7 +190,7 @@ class Workshop:
                 self._ahead.finish(weights)
                 loaded = self._loaded
                 if loaded is not None and loaded[0] == key.digest:
-                    found = self._reuse(job, loaded[1], chosen, guard, loaded[2])
+                    found = self._reuse(job, loaded[1], chosen, guard, loaded[2], rehearsed=loaded[3])
                 else:
                     entry = quietly(lambda: self.store.get(key), awaited=runner.is_awaited)
                     found = entry is not None and self._reuse(job, entry, chosen, guard)
@@ -238,13 +240,15 @@ class Workshop:
         chosen: dict[str, Candidate],
         guard: WeightGuard,
         loaded: Program | None = None,
+        *,
+        rehearsed: bool = False,
     ) -> bool:
         """Install what the store remembers; False when it cannot be loaded."""
         record = entry.record
         name = record["chosen"]
         if name != "eager":
             try:
-                program = job.load(chosen[name], entry.directory, loaded)
+                program = job.load(chosen[name], entry.directory, loaded, rehearsed=rehearsed)
             except Exception as error:  # a backend's own failure to load: build again instead
                 job.emit(
                     ev.Noted(run=job.run, text=f"the stored {name} did not load ({error}); building again")
