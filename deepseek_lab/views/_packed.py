@@ -13,7 +13,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SCHEMA = 1
@@ -30,8 +30,9 @@ class Packer:
     True
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, meta: Mapping[str, Any] | None = None) -> None:
         self.rows = rows
+        self._meta = dict(meta or {})  # JSON data that belongs to no column
         self._columns: list[dict[str, Any]] = []
         self._bodies: list[bytes] = []
 
@@ -79,9 +80,10 @@ class Packer:
 
     def base64(self) -> str:
         """The whole table."""
-        header = json.dumps(
-            {"schema": SCHEMA, "rows": self.rows, "columns": self._columns}, separators=(",", ":")
-        ).encode()
+        head = {"schema": SCHEMA, "rows": self.rows, "columns": self._columns}
+        if self._meta:
+            head["meta"] = self._meta
+        header = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
         whole = b"".join([struct.pack("<I", len(header)), header, *self._bodies])
         return base64.b64encode(zlib.compress(whole, 9)).decode("ascii")
 

@@ -78,16 +78,22 @@ def graph_frame(nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[Gra
         plan_nodes: The graph as it runs; what became of each node is marked then.
     """
     marks = _diff.compare(nodes, plan_nodes).before if plan_nodes else {}
-    return frame(title, packed_graph(nodes, marks)) or ""
+    return frame("graph", title, packed_graph(nodes, marks)) or ""
 
 
-def page(title: str, packed: str) -> str | None:
-    """A page that shows a packed graph; None where the front end was not built."""
+def page(kind: str, title: str, packed: str) -> str | None:
+    """A page with one view of a packed table; None where the front end was not built.
+
+    Args:
+        kind: Which view: a name that ``js/src/core/kinds.ts`` registers.
+        title: What is shown.
+        packed: What :meth:`Packer.base64` returned.
+    """
     code = script()
     if code is None:
         return None
     title = _words.clean(title)
-    data = json.dumps({"kind": "graph", "title": title, "packed": packed})
+    data = json.dumps({"kind": kind, "title": title, "packed": packed})
     data = data.replace("<", "\\u003c")  # nothing in it can end the element that it stands in
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
@@ -98,9 +104,9 @@ def page(title: str, packed: str) -> str | None:
     )
 
 
-def frame(title: str, packed: str) -> str | None:
+def frame(kind: str, title: str, packed: str) -> str | None:
     """The page in a frame, as a part of other HTML."""
-    made = page(title, packed)
+    made = page(kind, title, packed)
     if made is None:
         return None
     return (

@@ -21,13 +21,13 @@ export function written(code: string, name = "page.html"): string {
 }
 
 /** A page for a packed table that anybody may have made. */
-export function pageOf(packed: string, title = "graph"): string {
+export function pageOf(packed: string, title = "graph", kind = "graph"): string {
   const data = join(mkdtempSync(join(tmpdir(), "packed-")), "packed");
   writeFileSync(data, packed);
   return written(
     `from pathlib import Path
 from deepseek_lab.views import _page
-Path(out).write_text(_page.page(${JSON.stringify(title)}, Path(${JSON.stringify(data)}).read_text()))`,
+Path(out).write_text(_page.page(${JSON.stringify(kind)}, ${JSON.stringify(title)}, Path(${JSON.stringify(data)}).read_text()))`,
   );
 }
 

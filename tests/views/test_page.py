@@ -86,7 +86,7 @@ def test_packed_graph_holds_every_node_and_its_wiring() -> None:
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_name_leaves_the_element_that_it_stands_in(hostile: str) -> None:
     nodes = (GraphNode(hostile, hostile, hostile, dtype=hostile, file=hostile),)
-    page = _page.page(hostile, _page.packed_graph(nodes))
+    page = _page.page("graph", hostile, _page.packed_graph(nodes))
     assert page is not None
     read = _Reader(page.encode("utf-8", "replace").decode())
     assert [tag for tag, _, _ in read.found].count("script") == 3
@@ -96,7 +96,7 @@ def test_no_name_leaves_the_element_that_it_stands_in(hostile: str) -> None:
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_frame_is_one_element_and_apart_from_the_notebook(hostile: str) -> None:
-    frame = _page.frame(hostile, _page.packed_graph(samples.mlp()))
+    frame = _page.frame("graph", hostile, _page.packed_graph(samples.mlp()))
     assert frame is not None
     (_, _, (tag, attributes, _)) = _Reader(frame).found
     assert tag == "iframe"
@@ -104,7 +104,7 @@ def test_a_frame_is_one_element_and_apart_from_the_notebook(hostile: str) -> Non
     assert "allow-same-origin" not in str(attributes["sandbox"])
     inner = attributes["srcdoc"]
     assert inner is not None
-    assert inner == _page.page(hostile, _page.packed_graph(samples.mlp()))
+    assert inner == _page.page("graph", hostile, _page.packed_graph(samples.mlp()))
 
 
 def test_a_bundle_has_a_frame_for_its_graph_within_its_limit() -> None:

@@ -42,8 +42,21 @@ export class Table {
   constructor(
     readonly rows: number,
     columns: ReadonlyMap<string, { header: ColumnHeader; body: Uint8Array }>,
+    /** What belongs to no column, as it was found: to be checked by whoever reads it. */
+    readonly meta: ReadonlyMap<string, unknown> = new Map(),
   ) {
     this.#columns = columns;
+  }
+
+  /** Names of the columns in their order. */
+  get columns(): readonly string[] {
+    return [...this.#columns.keys()];
+  }
+
+  /** Whether a column holds words rather than numbers. */
+  isText(name: string): boolean {
+    const type = this.#columns.get(name)?.header.type;
+    return type === "text" || type === "numbered";
   }
 
   has(name: string): boolean {
@@ -189,7 +202,7 @@ function decode(bytes: Uint8Array): Table {
   } catch {
     throw new MalformedData("the data has no readable header");
   }
-  const { rows, columns } = checkedHeader(header);
+  const { rows, columns, meta } = checkedHeader(header);
   const found = new Map<string, { header: ColumnHeader; body: Uint8Array }>();
   let at = 4 + length;
   for (const column of columns) {
@@ -197,10 +210,14 @@ function decode(bytes: Uint8Array): Table {
     found.set(column.name, { header: column, body: bytes.subarray(at, at + column.bytes) });
     at += column.bytes;
   }
-  return new Table(rows, found);
+  return new Table(rows, found, meta);
 }
 
-function checkedHeader(header: unknown): { rows: number; columns: ColumnHeader[] } {
+function checkedHeader(header: unknown): {
+  rows: number;
+  columns: ColumnHeader[];
+  meta: ReadonlyMap<string, unknown>;
+} {
   if (!isRecord(header)) throw new MalformedData("the data has no readable header");
   const schema = header["schema"];
   if (schema !== SCHEMA) {
@@ -215,7 +232,9 @@ function checkedHeader(header: unknown): { rows: number; columns: ColumnHeader[]
   if (!isCount(rows) || rows > MAX_ROWS) throw new MalformedData("the data has no usable number of rows");
   if (!Array.isArray(columns) || columns.length > 256)
     throw new MalformedData("the data has no usable columns");
-  return { rows, columns: columns.map(checkedColumn) };
+  const meta = header["meta"] ?? {};
+  if (!isRecord(meta)) throw new MalformedData("the data has no readable header");
+  return { rows, columns: columns.map(checkedColumn), meta: new Map(Object.entries(meta)) };
 }
 
 function checkedColumn(column: unknown): ColumnHeader {

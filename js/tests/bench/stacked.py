@@ -68,7 +68,9 @@ def main(path: str) -> None:
                 for node in part
             ]
         copy += 1
-    page = _page.page(f"{copy} copies of {', '.join(name for name, _ in parts)}", _page.packed_graph(nodes))
+    page = _page.page(
+        "graph", f"{copy} copies of {', '.join(name for name, _ in parts)}", _page.packed_graph(nodes)
+    )
     assert page is not None
     Path(path).write_text(page, encoding="utf-8")
     sys.stdout.write(f"{len(nodes)} operations, page of {len(page) / 1e3:.0f} kB\n")

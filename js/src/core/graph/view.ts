@@ -3,10 +3,10 @@
 import { button, download, element } from "../dom";
 import { CanvasSurface, SvgSurface } from "../surface";
 import { applyPalette, onThemeChange, type Palette, paletteOf } from "../theme";
-import type { View } from "../view";
+import type { Kind, View } from "../view";
 import { words } from "../words";
 import { bytesInWords, type Colouring, colourings } from "./colours";
-import type { GraphData } from "./data";
+import { GraphData } from "./data";
 import { Layout } from "./layout";
 import { Outline } from "./outline";
 import { itemAt, paint, type Viewport } from "./paint";
@@ -491,3 +491,7 @@ export class GraphView implements View {
 function clamp(value: number, least: number, most: number): number {
   return Math.min(most, Math.max(least, Number.isFinite(value) ? value : least));
 }
+
+export const graph: Kind = {
+  make: (host, table, title) => new GraphView(host, new GraphData(table), title),
+};
