@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from deepseek_lab.base.errors import DeepseekError, UsageError
 from deepseek_lab.base.settings import settings
+from deepseek_lab.base.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from deepseek_lab.engine.api import optimize, wait
+    from deepseek_lab.notebook.track import track
 
-__version__ = "0.1.0"
-__all__ = ["DeepseekError", "UsageError", "optimize", "settings", "wait"]
+__all__ = ["DeepseekError", "UsageError", "optimize", "settings", "track", "wait"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from deepseek_lab.engine import api
 
         return getattr(api, name)
+    if name == "track":
+        from deepseek_lab.notebook.track import track
+
+        return track
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -7,6 +7,7 @@ every report and every view offline. ``js/src/protocol.ts`` is generated from th
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import json
 import threading
 import time
@@ -15,6 +16,8 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+
+from deepseek_lab.base.series import Series
 
 SCHEMA_VERSION = 1
 
@@ -186,6 +189,23 @@ class FellBack(Event):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Progressed(Event):
+    """How far a run is; ``total`` is None where nobody knows it."""
+
+    done: int
+    total: int | None = None
+    unit: str = "step"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured(Event):
+    """What one step of a run gave, by name: a loss, a rate, bytes in use."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Noted(Event):
     """One sentence for the user."""
 
@@ -242,49 +262,82 @@ def from_dict(data: dict[str, Any]) -> Event:
 
 
 class EventLog:
-    """Thread-safe, append-only list of events with listeners."""
+    """Thread-safe, append-only list of events with listeners.
+
+    What steps measured is kept in columns, and of the words on progress only the last one: a long run stays small.
+    """
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._progress: dict[str, Progressed] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._lock = threading.Lock()
+        self._run = ""
+        self.series = Series()
 
     def emit(self, event: Event) -> None:
         """Append and tell the listeners, outside of the lock."""
-        with self._lock:
-            self._events.append(event)
-            listeners = list(self._listeners)
+        if isinstance(event, Measured):
+            self._run = event.run
+            self.series.add(event.step, event.at_s, event.values)
+            listeners = self._listeners
+        else:
+            with self._lock:
+                if isinstance(event, Progressed):
+                    self._progress[event.run] = event
+                else:
+                    self._events.append(event)
+                listeners = list(self._listeners)
         for listener in listeners:
             listener(event)
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``listener`` for every later event; returns the function that stops it."""
         with self._lock:
-            self._listeners.append(listener)
+            self._listeners = [*self._listeners, listener]
 
         def stop() -> None:
             with self._lock:
-                if listener in self._listeners:
-                    self._listeners.remove(listener)
+                self._listeners = [one for one in self._listeners if one is not listener]
 
         return stop
 
+    def since(self, start: int = 0) -> list[Event]:
+        """The events from number ``start`` on, without what steps measured and without words on progress."""
+        with self._lock:
+            return self._events[start:]
+
+    @property
+    def progress(self) -> Progressed | None:
+        """The last word on how far the run is."""
+        with self._lock:
+            return next(reversed(self._progress.values()), None)
+
     def __iter__(self) -> Iterator[Event]:
         with self._lock:
-            return iter(list(self._events))
+            others = [*self._events, *self._progress.values()]
+        measured = (
+            Measured(run=self._run, at_s=at_s, step=step, values=values)
+            for step, at_s, values in self.series.steps()
+        )
+        return (
+            heapq.merge(others, measured, key=lambda event: event.at_s) if len(self.series) else iter(others)
+        )
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._events) + len(self.series)
 
     def save(self, path: Path) -> None:
         """Write one JSON object a line."""
-        path.write_text("".join(json.dumps(event.to_dict()) + "\n" for event in self), encoding="utf-8")
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(event.to_dict()) + "\n" for event in self)
 
     @classmethod
     def load(cls, path: Path) -> EventLog:
         """Read what :meth:`save` wrote."""
         log = cls()
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                log.emit(from_dict(json.loads(line)))
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.strip():
+                    log.emit(from_dict(json.loads(line)))
         return log

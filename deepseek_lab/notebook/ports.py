@@ -8,21 +8,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from deepseek_lab.base.events import Event
+from deepseek_lab.base.events import EventLog
 from deepseek_lab.base.report import OptimizeReport
 from deepseek_lab.notebook.parse import Command
-
-
-class Log(Protocol):
-    """A run's events."""
-
-    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call ``listener`` for every later event; returns the function that stops it."""
-
-    def __iter__(self) -> Iterator[Event]: ...
 
 
 class Run(Protocol):
@@ -33,7 +24,7 @@ class Run(Protocol):
     @property
     def report(self) -> OptimizeReport: ...
     @property
-    def log(self) -> Log: ...
+    def log(self) -> EventLog: ...
     @property
     def working(self) -> bool:
         """Whether background work is under way."""

@@ -31,9 +31,9 @@ class Shown:
         """Plain JSON data."""
         return dict(self._data)
 
-    def bundle(self) -> dict[str, str]:
+    def bundle(self) -> dict[str, Any]:
         """The mime bundle."""
-        made = {"text/plain": self._text}
+        made: dict[str, Any] = {"text/plain": self._text}
         if self._html:
             made["text/html"] = self._html
         return made
@@ -51,7 +51,7 @@ class Shown:
     def __repr__(self) -> str:
         return self._text
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return self.bundle()
 
 
@@ -125,14 +125,17 @@ class ShownRun(Shown):
         """The report as plain JSON data."""
         return self.report.to_dict()
 
-    def bundle(self) -> dict[str, str]:
+    def bundle(self) -> dict[str, Any]:
         """Text alone for ``--view text`` and where nothing was captured, else the report's static views."""
         if self._view == "text" or not self.report.graphs:
             return {"text/plain": repr(self)}
         from deepseek_lab import views
 
-        made: dict[str, str] = views.bundle(self.report)
-        return made
+        run = self.run
+        if run is None:
+            return views.bundle(self.report)
+        live = run.working and self._view != "static"
+        return views.bundle(self.report, run.log, live=live, run=run.id)
 
     def save(self, path: Path) -> None:
         """Write the report as it stands now."""

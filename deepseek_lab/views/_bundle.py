@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
+from deepseek_lab.base.events import EventLog
 from deepseek_lab.base.report import OptimizeReport
-from deepseek_lab.views import _html, _text, _words
+from deepseek_lab.views import _html, _page, _run, _text, _words
 from deepseek_lab.views._html import Detail
 
 LIMIT_BYTES = 200_000
@@ -20,23 +22,39 @@ _BASE = (Detail(), Detail(max_rows=20, max_remarks=12, reason_width=120), Detail
 """From full to lean, for what stands around the graphs."""
 
 
-def bundle(report: OptimizeReport) -> dict[str, str]:
-    """The report as ``text/plain`` and static ``text/html``, at most 200 kB in all.
+def bundle(
+    report: OptimizeReport, log: EventLog | None = None, *, live: bool = False, run: str = ""
+) -> dict[str, Any]:
+    """The report as ``text/plain``, static ``text/html`` and, with its events, data for our own front end; at most
+    200 kB in all.
 
     Large graphs are folded, and graphs, rows and lines beyond the size are counted instead of shown;
     :func:`deepseek_lab.views.save` writes a page that holds more.
+
+    Args:
+        report: What is shown.
+        log: The events that the report was folded from.
+        live: Whether more will come.
+        run: Under what name a page asks for what comes.
 
     >>> from deepseek_lab.base.report import OptimizeReport
     >>> bundle(OptimizeReport())["text/plain"]
     'optimize  nothing captured yet'
     """
-    text = _text.report_text(report)
+    made: dict[str, Any] = {"text/plain": _text.report_text(report)}
+    contents = []
+    if log is not None:
+        contents.append(_page.content("run", report.verb or "optimize", _run.packed_log(log)))
+        made[_page.MIME] = _page.payload(run or report.run, contents, live=live)
     for detail in _BASE:
-        room = LIMIT_BYTES - size({"text/plain": text, "text/html": _html.body(report, [], detail)}) - 500
+        room = LIMIT_BYTES - size({**made, "text/html": _html.body(report, [], detail)}) - 500
         if room > LIMIT_BYTES // 2:
             break
-    sections = _sections(report, detail, room)
-    return {"text/plain": text, "text/html": _html.body(report, sections, detail)}
+    sections, graphs = _sections(report, detail, room)
+    if log is not None:
+        made[_page.MIME] = _page.payload(run or report.run, contents + graphs, live=live)
+    made["text/html"] = _html.body(report, sections, detail)
+    return made
 
 
 def size(data: object) -> int:
@@ -44,8 +62,10 @@ def size(data: object) -> int:
     return len(json.dumps(data, ensure_ascii=False).encode())
 
 
-def _sections(report: OptimizeReport, detail: Detail, room: int) -> list[str]:
-    """Sections in the order of capture; the largest graphs choose first how much of the room they take."""
+def _sections(report: OptimizeReport, detail: Detail, room: int) -> tuple[list[str], list[dict[str, str]]]:
+    """Sections in the order of capture, and graphs to explore as data; the largest graphs choose first how much of
+    the room they take.
+    """
     records = sorted(report.graphs.values(), key=lambda record: -len(record.nodes))
     found: dict[str, str] = {}
     for record in records[:MAX_SECTIONS]:
@@ -58,15 +78,20 @@ def _sections(report: OptimizeReport, detail: Detail, room: int) -> list[str]:
                 found[record.graph] = section
                 room -= size(section)
                 break
+    graphs = []
     for record in records[:MAX_FRAMES]:
-        frame = _html.graph_frame(record) if record.graph in found else ""
-        if frame and size(frame) <= room:
+        if record.graph not in found or (content := _html.graph_content(record)) is None:
+            continue
+        frame = _html.graph_frame(content)
+        cost = size(frame) + size(content)
+        if frame and cost <= room:
             found[record.graph] = found[record.graph].removesuffix("</details>") + frame + "</details>"
-            room -= size(frame)
+            graphs.append(content)
+            room -= cost
     shown = [found[name] for name in report.graphs if name in found]
     left = len(records) - len(shown)
     if left:
         shown.append(
             f'<p class="m">… {_words.plural(left, "more graph")} left out; save the report for all</p>'
         )
-    return shown
+    return shown, graphs

@@ -64,7 +64,9 @@ def page(report: OptimizeReport) -> str:
         max_rows=1000, max_remarks=1000, max_boxes=120, max_printed=400, plan_lines=5000, inline=True
     )
     sections = [
-        graph_section(report, record, detail).removesuffix("</details>") + graph_frame(record) + "</details>"
+        graph_section(report, record, detail).removesuffix("</details>")
+        + graph_frame(graph_content(record))
+        + "</details>"
         for record in report.graphs.values()
     ]
     title = escape(_words.clip(report.summary(), 120))
@@ -128,12 +130,17 @@ def graph_section(report: OptimizeReport, record: GraphRecord, detail: Detail) -
     return _folded(escape(line), "".join(parts))
 
 
-def graph_frame(record: GraphRecord) -> str:
-    """A graph to explore, folded; empty where there is nothing to explore or the front end was not built."""
+def graph_content(record: GraphRecord) -> dict[str, str] | None:
+    """A graph to explore, as data; None where there is nothing to explore."""
     if not record.nodes:
-        return ""
+        return None
     title = _words.clip(_tables.graph_line(record), 120)
-    frame = _page.graph_frame(record.nodes, title, record.plan_nodes)
+    return _page.graph_content(record.nodes, title, record.plan_nodes)
+
+
+def graph_frame(content: dict[str, str] | None) -> str:
+    """The same, folded; empty where the front end was not built."""
+    frame = _page.frame(**content) if content is not None else None
     return _folded("graph to explore", frame + UNTRUSTED) if frame else ""
 
 

@@ -14,11 +14,15 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 from deepseek_lab.base.events import GraphNode
+from deepseek_lab.base.version import __version__
 from deepseek_lab.views import _diff, _tree, _words
 from deepseek_lab.views._packed import Packer
 
+MIME = "application/vnd.deepseek-lab.v1+json"
+"""What a front end with our extension draws: the views of one output, and whether its run is live."""
 HEIGHT = 480
 """Pixels that a frame is high."""
 _THEME = (
@@ -69,8 +73,10 @@ def packed_graph(nodes: Sequence[GraphNode], marks: Mapping[str, str] | None = N
     return packer.base64()
 
 
-def graph_frame(nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[GraphNode] = ()) -> str:
-    """A graph to explore, as HTML; empty where the front end was not built.
+def graph_content(
+    nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[GraphNode] = ()
+) -> dict[str, str]:
+    """A graph to explore, as data.
 
     Args:
         nodes: The captured graph.
@@ -78,7 +84,29 @@ def graph_frame(nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[Gra
         plan_nodes: The graph as it runs; what became of each node is marked then.
     """
     marks = _diff.compare(nodes, plan_nodes).before if plan_nodes else {}
-    return frame("graph", title, packed_graph(nodes, marks)) or ""
+    return content("graph", title, packed_graph(nodes, marks))
+
+
+def graph_frame(nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[GraphNode] = ()) -> str:
+    """A graph to explore, as HTML; empty where the front end was not built."""
+    return frame(**graph_content(nodes, title, plan_nodes)) or ""
+
+
+def payload(run: str, contents: Sequence[Mapping[str, str]], *, live: bool = False) -> dict[str, Any]:
+    """The data of :data:`MIME`.
+
+    Args:
+        run: Under what name pages ask for the run.
+        contents: Views, each with its kind, title and packed table.
+        live: Whether more will come.
+    """
+    made = {"schema": 1, "version": __version__, "run": run, "views": list(contents)}
+    return {**made, "live": True} if live else made
+
+
+def content(kind: str, title: str, packed: str) -> dict[str, str]:
+    """One view as data."""
+    return {"kind": kind, "title": _words.clean(title), "packed": packed}
 
 
 def page(kind: str, title: str, packed: str) -> str | None:
@@ -92,8 +120,9 @@ def page(kind: str, title: str, packed: str) -> str | None:
     code = script()
     if code is None:
         return None
-    title = _words.clean(title)
-    data = json.dumps({"kind": kind, "title": title, "packed": packed})
+    made = content(kind, title, packed)
+    title = made["title"]
+    data = json.dumps(made)
     data = data.replace("<", "\\u003c")  # nothing in it can end the element that it stands in
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"

@@ -1,0 +1,130 @@
+"""A run as it travels to the page: its events, what its steps measured, and how much of that was left out."""
+
+from __future__ import annotations
+
+import array
+import base64
+import dataclasses
+import html
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from deepseek_lab.base import events as ev
+from deepseek_lab.base.series import Rows
+from deepseek_lab.views import _curves, _page, _words
+from deepseek_lab.views._packed import Packer
+
+MAX_TEXT = 2_000
+"""Characters of one text of an event."""
+SAVED_ROWS = 6_000
+"""Measured values that a notebook keeps; a page has all of them while the run is live."""
+_HEAVY = frozenset({"nodes", "source", "code"})
+"""Fields that other views show."""
+
+
+def packed_run(events: Iterable[ev.Event], rows: Rows, **facts: Any) -> str:
+    """Events and measured values as one packed table, ``facts`` beside them.
+
+    Facts that a page knows: ``done`` and ``total`` steps with their ``unit``, ``values`` (how many were measured in
+    all, where rows were left out), ``live``, ``state``.
+    """
+    start_s = rows.at_s[0] if len(rows) else 0.0
+    meta = {"events": [_light(event) for event in events], "start_s": start_s, **facts}
+    packer = Packer(len(rows), meta)
+    packer.text("series", [rows.names[code] for code in rows.code])
+    packer.integers("step", rows.step)
+    packer.integers("at_ms", [round((at - start_s) * 1e3) for at in rows.at_s])
+    packer.floats("value", rows.value)
+    return packer.base64()
+
+
+def _light(event: ev.Event) -> dict[str, Any]:
+    """An event as JSON data without what makes it heavy."""
+    data: dict[str, Any] = {"kind": event.kind}
+    for field in dataclasses.fields(event):
+        value = getattr(event, field.name)
+        data[field.name] = _clean(type(value)() if field.name in _HEAVY else value)
+    return data
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            clipped = value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
+            return clipped.encode("utf-8", "replace").decode()
+        case dict():
+            return {_clean(key): _clean(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_clean(item) for item in value]
+        case _:
+            return value
+
+
+def thinned(rows: Rows, limit: int = SAVED_ROWS) -> Rows:
+    """At most about ``limit`` rows: of each series its first, its last, and from as many stretches as there is room
+    for the smallest and the largest value, so that no peak disappears. NaN stands for a gap and counts as smallest.
+    """
+    if len(rows) <= limit:
+        return rows
+    of_series: dict[int, list[int]] = {}
+    for row, code in enumerate(rows.code):
+        of_series.setdefault(code, []).append(row)
+    kept: set[int] = set()
+    room = max(4, limit // len(of_series))
+    for found in of_series.values():
+        kept.update(_extremes(found, rows.value, room))
+    order = sorted(kept)
+    return Rows(
+        rows.names,
+        array.array("H", (rows.code[row] for row in order)),
+        array.array("q", (rows.step[row] for row in order)),
+        array.array("d", (rows.at_s[row] for row in order)),
+        array.array("d", (rows.value[row] for row in order)),
+    )
+
+
+def _extremes(found: list[int], value: array.array[float], room: int) -> Iterator[int]:
+    if len(found) <= room:
+        yield from found
+        return
+    yield found[0]
+    yield found[-1]
+    stretches = max(1, (room - 2) // 2)
+    for number in range(stretches):
+        part = found[len(found) * number // stretches : len(found) * (number + 1) // stretches]
+        if part:
+            yield min(part, key=lambda row: -math.inf if math.isnan(value[row]) else value[row])
+            yield max(part, key=lambda row: -math.inf if math.isnan(value[row]) else value[row])
+
+
+def packed_log(log: ev.EventLog, limit: int = SAVED_ROWS, **facts: Any) -> str:
+    """A whole run for a notebook or a file, thinned to ``limit`` values."""
+    rows = log.series.since()
+    if (progress := log.progress) is not None:
+        facts = {"done": progress.done, "total": progress.total, "unit": progress.unit, **facts}
+    return packed_run(log.since(), thinned(rows, limit), values=len(rows), **facts)
+
+
+def run_bundle(run: str, log: ev.EventLog, text: str, *, title: str, live: bool = False) -> dict[str, Any]:
+    """A run that is watched as ``text/plain``, ``text/html`` and data for our own front end.
+
+    Args:
+        run: Under what name a page asks for what comes.
+        log: What happened so far.
+        text: The run in one line.
+        title: What the run is called.
+        live: Whether more will come.
+    """
+    content = _page.content("run", title, packed_log(log, live=live))
+    words = f'<p style="white-space:pre-wrap">{html.escape(_words.clean(text))}</p>'
+    picture = base64.b64encode(_curves.picture(log.series.since()).encode()).decode()
+    image = f'<img alt="{html.escape(_words.clean(text))}" src="data:image/svg+xml;base64,{picture}">'
+    frame = "" if live else _page.frame(**content) or ""
+    return {
+        "text/plain": text,
+        "text/html": words + (image if len(log.series) else "") + frame,
+        _page.MIME: _page.payload(run, [content], live=live),
+    }

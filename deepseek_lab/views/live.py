@@ -1,0 +1,221 @@
+"""What happens, on the page while it happens.
+
+The page asks: it opens a channel for a run that it shows, is told how the run stands, and then what is new, at most ten
+messages a second for all channels of a kernel. So a page that was loaded again comes back to where the run is, and two
+views of one output are two channels. Where the kernel serves channels beside the main thread (a subshell), a page can
+also stop a run while a cell is busy.
+
+A page answers each message. One that does not keep up is told nothing meanwhile, and then how things stand: newest
+wins, totals stay exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from deepseek_lab.base import events as ev
+from deepseek_lab.views import _run
+
+TARGET = "deepseek_lab"
+"""Name under which pages open channels."""
+PERIOD_S = 0.12
+"""Pause between two messages of all channels together."""
+MAX_UNANSWERED = 3
+MAX_ROWS = 20_000
+"""Values of one message; more are thinned, and the page is told how many there were."""
+
+
+@dataclasses.dataclass
+class Source:
+    """One run that pages may ask for."""
+
+    id: str
+    log: ev.EventLog
+    stop: Callable[[], None]
+    ended: Callable[[], bool]
+    stopping: Callable[[], bool] = lambda: False
+
+
+_sources: dict[str, Source] = {}
+_channels: set[_Channel] = set()
+_lock = threading.Lock()
+_wake = threading.Event()
+_thread: threading.Thread | None = None
+_extras: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def offer(source: Source) -> None:
+    """Let pages ask for a run until it has ended."""
+    with _lock:
+        _sources[source.id] = source
+
+
+def withdraw(run: str) -> None:
+    """Nothing more comes of a run; channels that are open are told so and closed."""
+    with _lock:
+        _sources.pop(run, None)
+    _wake.set()
+
+
+def watched(run: str) -> bool:
+    """Whether a page has a channel for a run, so that its output need not be replaced."""
+    with _lock:
+        return any(channel.source.id == run and channel.keeps_up for channel in _channels)
+
+
+def answer(question: str, reply: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Let pages ask something else: ``reply`` gets the message and returns the answer."""
+    _extras[question] = reply
+
+
+def listen() -> bool:
+    """Accept channels from pages; returns whether there is a kernel that could."""
+    try:
+        import comm
+    except ImportError:
+        return False
+    comm.get_comm_manager().register_target(TARGET, _opened)
+    return True
+
+
+def unlisten() -> None:
+    """Accept no more channels."""
+    import comm
+
+    comm.get_comm_manager().unregister_target(TARGET, _opened)
+    _extras.clear()
+
+
+class _Channel:
+    """One page's view of one run."""
+
+    def __init__(self, comm: Any, source: Source) -> None:
+        self.source = source
+        self._comm = comm
+        # A kernel sends the page's answers where the last message came from: without the context of the opening one
+        # they would wait for the main thread.
+        self._context = contextvars.copy_context()
+        self._events = self._rows = self._sent = 0
+        self._answered = 0
+        self._progress: ev.Progressed | None = None
+        self._told_stopping = False
+
+    @property
+    def keeps_up(self) -> bool:
+        return self._sent - self._answered < MAX_UNANSWERED
+
+    def answered(self, number: Any) -> None:
+        if isinstance(number, int) and self._answered < number <= self._sent:
+            self._answered = number
+
+    def tell(self) -> bool:
+        """Send what is new; returns whether that was the last word."""
+        source = self.source
+        ended = source.ended()
+        if not self.keeps_up and not ended:
+            return False
+        log = source.log
+        events, rows, progress = log.since(self._events), log.series.since(self._rows), log.progress
+        stopping = source.stopping()
+        news = events or len(rows) or progress is not self._progress or stopping != self._told_stopping
+        if not news and not ended and self._sent:
+            return False
+        self._events += len(events)
+        self._rows += len(rows)
+        self._progress, self._told_stopping = progress, stopping
+        facts: dict[str, Any] = {"values": self._rows, "now_s": time.time(), "state": "live"}
+        if progress is not None:
+            facts |= {"done": progress.done, "total": progress.total, "unit": progress.unit}
+        if ended or stopping:
+            facts["state"] = "ended" if ended else "stopping"
+        self._sent += 1
+        packed = _run.packed_run(events, _run.thinned(rows, MAX_ROWS), **facts)
+        message = {"number": self._sent, "first": self._sent == 1, "packed": packed}
+        self._context.run(self._comm.send, message)
+        return ended
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # the page may be gone
+            self._context.run(self._comm.close)
+
+
+def _opened(comm: Any, message: dict[str, Any]) -> None:
+    data = message["content"]["data"]
+    question = data.get("ask")
+    if question in _extras:
+        _converse(comm, data)
+        return
+    with _lock:
+        source = _sources.get(data.get("run", ""))
+    if source is None:
+        comm.send({"gone": True})
+        comm.close()
+        return
+    channel = _Channel(comm, source)
+    comm.on_msg(lambda received: _heard(channel, received["content"]["data"]))
+    comm.on_close(lambda _: _drop(channel))
+    if channel.tell():
+        channel.close()
+        return
+    with _lock:
+        _channels.add(channel)
+    _run_publisher()
+
+
+def _converse(comm: Any, data: dict[str, Any]) -> None:
+    """A channel for questions: each message names one, each gets one answer."""
+
+    def heard(asked: dict[str, Any]) -> None:
+        reply = _extras.get(asked.get("ask", ""))
+        comm.send({"error": "not loaded"} if reply is None else reply(asked))
+
+    comm.on_msg(lambda received: heard(received["content"]["data"]))
+    heard(data)
+
+
+def _heard(channel: _Channel, data: dict[str, Any]) -> None:
+    if data.get("do") == "stop":
+        channel.source.stop()
+        _wake.set()
+    channel.answered(data.get("seen"))
+
+
+def _drop(channel: _Channel) -> None:
+    with _lock:
+        _channels.discard(channel)
+
+
+def _run_publisher() -> None:
+    global _thread
+    with _lock:
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_publish, name="deepseek-live", daemon=True)
+            _thread.start()
+
+
+def _publish() -> None:
+    """Tell the channels what is new while there are any."""
+    global _thread
+    while True:
+        with _lock:
+            channels = list(_channels)
+            if not channels:
+                _thread = None
+                return
+        for channel in channels:
+            try:
+                over = channel.tell()
+            except Exception:  # the page or the kernel's sockets are gone
+                over = True
+            if over:
+                _drop(channel)
+                channel.close()
+            time.sleep(PERIOD_S)
+        _wake.wait(0)
+        _wake.clear()

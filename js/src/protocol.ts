@@ -1,0 +1,423 @@
+/** Made by `js/protocol.py` from `deepseek_lab/base/events.py`: change it there. */
+
+export const SCHEMA_VERSION = 1;
+
+/** One operation of a captured graph. */
+export interface GraphNode {
+  readonly name: string;
+  readonly op: string;
+  readonly module: string;
+  readonly inputs: readonly string[];
+  readonly shape: readonly number[];
+  readonly dtype: string;
+  readonly file: string;
+  readonly line: number;
+}
+
+/** A region opened or a call of the public API began. */
+export interface RunStarted {
+  readonly kind: "run_started";
+  readonly run: string;
+  readonly at_s: number;
+  readonly verb: string;
+  readonly targets: readonly string[];
+  readonly flags: Readonly<Record<string, string>>;
+  readonly source: string;
+  readonly cell: string;
+}
+
+/** What the numbers of this run were measured on. */
+export interface MachineSeen {
+  readonly kind: "machine_seen";
+  readonly run: string;
+  readonly at_s: number;
+  readonly processor: string;
+  readonly num_threads: number;
+  readonly memory_bytes: number;
+  readonly versions: Readonly<Record<string, string>>;
+}
+
+/** Something the region called that can be optimised. */
+export interface TargetFound {
+  readonly kind: "target_found";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly type_name: string;
+  readonly num_parameters: number;
+  readonly parameter_bytes: number;
+}
+
+/** A graph was captured from a call of the target. */
+export interface GraphCaptured {
+  readonly kind: "graph_captured";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly graph: string;
+  readonly nodes: readonly GraphNode[];
+  readonly signature: string;
+  readonly capture_s: number;
+  readonly dynamic: boolean;
+}
+
+/** Capture stopped here and Python went on by itself. */
+export interface GraphBreak {
+  readonly kind: "graph_break";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly reason: string;
+  readonly file: string;
+  readonly line: number;
+}
+
+/** The builder began to build a candidate. */
+export interface CandidateStarted {
+  readonly kind: "candidate_started";
+  readonly run: string;
+  readonly at_s: number;
+  readonly graph: string;
+  readonly candidate: string;
+}
+
+/** A candidate's verdict. */
+export interface CandidateEnded {
+  readonly kind: "candidate_ended";
+  readonly run: string;
+  readonly at_s: number;
+  readonly graph: string;
+  readonly candidate: string;
+  readonly status: string;
+  readonly reason: string;
+  readonly build_s: number;
+  readonly cached: boolean;
+  readonly median_ms: number | null;
+  readonly eager_ms: number | null;
+  readonly speedup: number | null;
+  readonly speedup_ci95: readonly [number, number] | null;
+  readonly max_rel_error: number | null;
+  readonly eager_rel_error: number | null;
+}
+
+/** What runs for a graph from now on; ``code`` is the plan as readable Python. */
+export interface PlanChosen {
+  readonly kind: "plan_chosen";
+  readonly run: string;
+  readonly at_s: number;
+  readonly graph: string;
+  readonly candidate: string;
+  readonly code: string;
+  readonly nodes: readonly GraphNode[];
+  readonly coverage: number;
+}
+
+/** The target raced as a whole, in the user's process, on the live inputs. */
+export interface LiveMeasured {
+  readonly kind: "live_measured";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly graph: string;
+  readonly eager_ms: number;
+  readonly median_ms: number;
+  readonly speedup: number;
+  readonly speedup_ci95: readonly [number, number];
+  readonly num_rounds: number;
+  readonly load: number;
+}
+
+/** The final word on a graph: what was installed, or why eager was kept. */
+export interface Decided {
+  readonly kind: "decided";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly graph: string;
+  readonly chosen: string;
+  readonly reason: string;
+}
+
+/** A call ran in eager mode although something faster was installed; ``reason`` says why. */
+export interface FellBack {
+  readonly kind: "fell_back";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly reason: string;
+}
+
+/** How far a run is; ``total`` is None where nobody knows it. */
+export interface Progressed {
+  readonly kind: "progressed";
+  readonly run: string;
+  readonly at_s: number;
+  readonly done: number;
+  readonly total: number | null;
+  readonly unit: string;
+}
+
+/** What one step of a run gave, by name: a loss, a rate, bytes in use. */
+export interface Measured {
+  readonly kind: "measured";
+  readonly run: string;
+  readonly at_s: number;
+  readonly step: number;
+  readonly values: Readonly<Record<string, number>>;
+}
+
+/** One sentence for the user. */
+export interface Noted {
+  readonly kind: "noted";
+  readonly run: string;
+  readonly at_s: number;
+  readonly text: string;
+}
+
+/** Nothing more is under way for this run. */
+export interface RunEnded {
+  readonly kind: "run_ended";
+  readonly run: string;
+  readonly at_s: number;
+  readonly reason: string;
+}
+
+export type AnyEvent =
+  | RunStarted
+  | MachineSeen
+  | TargetFound
+  | GraphCaptured
+  | GraphBreak
+  | CandidateStarted
+  | CandidateEnded
+  | PlanChosen
+  | LiveMeasured
+  | Decided
+  | FellBack
+  | Progressed
+  | Measured
+  | Noted
+  | RunEnded;
+
+/** What a field must hold: a word, or a list of a word and what it is made of. */
+export type Shape =
+  | "string"
+  | "number"
+  | "boolean"
+  | readonly ["optional" | "list" | "map", Shape]
+  | readonly ["tuple", readonly Shape[]]
+  | readonly ["record", Readonly<Record<string, Shape>>];
+
+/** The fields of each kind of event. */
+export const SHAPES: Readonly<Record<AnyEvent["kind"], Readonly<Record<string, Shape>>>> = {
+  "run_started": {
+    "run": "string",
+    "at_s": "number",
+    "verb": "string",
+    "targets": [
+      "list",
+      "string"
+    ],
+    "flags": [
+      "map",
+      "string"
+    ],
+    "source": "string",
+    "cell": "string"
+  },
+  "machine_seen": {
+    "run": "string",
+    "at_s": "number",
+    "processor": "string",
+    "num_threads": "number",
+    "memory_bytes": "number",
+    "versions": [
+      "map",
+      "string"
+    ]
+  },
+  "target_found": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "type_name": "string",
+    "num_parameters": "number",
+    "parameter_bytes": "number"
+  },
+  "graph_captured": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "graph": "string",
+    "nodes": [
+      "list",
+      [
+        "record",
+        {
+          "name": "string",
+          "op": "string",
+          "module": "string",
+          "inputs": [
+            "list",
+            "string"
+          ],
+          "shape": [
+            "list",
+            "number"
+          ],
+          "dtype": "string",
+          "file": "string",
+          "line": "number"
+        }
+      ]
+    ],
+    "signature": "string",
+    "capture_s": "number",
+    "dynamic": "boolean"
+  },
+  "graph_break": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "reason": "string",
+    "file": "string",
+    "line": "number"
+  },
+  "candidate_started": {
+    "run": "string",
+    "at_s": "number",
+    "graph": "string",
+    "candidate": "string"
+  },
+  "candidate_ended": {
+    "run": "string",
+    "at_s": "number",
+    "graph": "string",
+    "candidate": "string",
+    "status": "string",
+    "reason": "string",
+    "build_s": "number",
+    "cached": "boolean",
+    "median_ms": [
+      "optional",
+      "number"
+    ],
+    "eager_ms": [
+      "optional",
+      "number"
+    ],
+    "speedup": [
+      "optional",
+      "number"
+    ],
+    "speedup_ci95": [
+      "optional",
+      [
+        "tuple",
+        [
+          "number",
+          "number"
+        ]
+      ]
+    ],
+    "max_rel_error": [
+      "optional",
+      "number"
+    ],
+    "eager_rel_error": [
+      "optional",
+      "number"
+    ]
+  },
+  "plan_chosen": {
+    "run": "string",
+    "at_s": "number",
+    "graph": "string",
+    "candidate": "string",
+    "code": "string",
+    "nodes": [
+      "list",
+      [
+        "record",
+        {
+          "name": "string",
+          "op": "string",
+          "module": "string",
+          "inputs": [
+            "list",
+            "string"
+          ],
+          "shape": [
+            "list",
+            "number"
+          ],
+          "dtype": "string",
+          "file": "string",
+          "line": "number"
+        }
+      ]
+    ],
+    "coverage": "number"
+  },
+  "live_measured": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "graph": "string",
+    "eager_ms": "number",
+    "median_ms": "number",
+    "speedup": "number",
+    "speedup_ci95": [
+      "tuple",
+      [
+        "number",
+        "number"
+      ]
+    ],
+    "num_rounds": "number",
+    "load": "number"
+  },
+  "decided": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "graph": "string",
+    "chosen": "string",
+    "reason": "string"
+  },
+  "fell_back": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "reason": "string"
+  },
+  "progressed": {
+    "run": "string",
+    "at_s": "number",
+    "done": "number",
+    "total": [
+      "optional",
+      "number"
+    ],
+    "unit": "string"
+  },
+  "measured": {
+    "run": "string",
+    "at_s": "number",
+    "step": "number",
+    "values": [
+      "map",
+      "number"
+    ]
+  },
+  "noted": {
+    "run": "string",
+    "at_s": "number",
+    "text": "string"
+  },
+  "run_ended": {
+    "run": "string",
+    "at_s": "number",
+    "reason": "string"
+  }
+};
