@@ -10,7 +10,8 @@ EXTRAS := all,dev,examples
 INSTALLED := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 VIEWS := deepseek_lab/views/_static/page.js
-JLPM := cd js && ../$(BIN)/jlpm
+JLPM := cd js && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm
+EXTENSION := $(VENV)/share/jupyter/labextensions/deepseek-lab
 CHROMIUM ?= /usr/bin/chromium
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
@@ -57,7 +58,7 @@ fuzz: setup ## 2,000 random graphs: none may be installed with a wrong result
 	$(BIN)/python -m pytest tests/fuzz
 
 clean: ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist kernels/_build deepseek_lab/views/_static js/node_modules examples/out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist kernels/_build deepseek_lab/views/_static deepseek_lab/labextension js/lib js/node_modules examples/out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # A C++ compiler and Python's headers (for Inductor and our own kernels), and the parts of Python that
@@ -97,10 +98,12 @@ $(KERNELS): $(INSTALLED) $(shell find kernels -name '*.cpp' -o -name '*.h*' -o -
 	@touch $@
 
 # The views need node to be built; a wheel holds them built, and needs none.
-$(VIEWS): js/yarn.lock js/package.json js/build.mjs $(shell find js/src -name '*.ts') | $(INSTALLED)
+$(VIEWS): js/yarn.lock js/package.json js/build.mjs $(shell find js/src js/schema -type f) | $(INSTALLED)
 	@command -v node > /dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs; }
 	$(JLPM) install --immutable
 	$(JLPM) build
+	@mkdir -p $(dir $(EXTENSION)) && ln -sfn ../../../../deepseek_lab/labextension $(EXTENSION)
+	@touch $@
 
 $(CHROMIUM):
 	$(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium

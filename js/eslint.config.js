@@ -2,7 +2,7 @@ import js from "@eslint/js";
 import ts from "typescript-eslint";
 
 export default ts.config(
-  { ignores: ["node_modules", "dist", ".yarn"] },
+  { ignores: ["node_modules", "dist", "lib", ".yarn", "tests/.explore.mjs"] },
   js.configs.recommended,
   ...ts.configs.strict,
   {

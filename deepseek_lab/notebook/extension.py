@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from deepseek_lab.notebook import questions
 from deepseek_lab.notebook.completion import matcher
 from deepseek_lab.notebook.header import HeaderTransformer
 from deepseek_lab.notebook.magics import Magics
@@ -22,10 +23,21 @@ class NotebookHost:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self.always: Command | None = None
+        self._always: Command | None = None
         self.run_cells: dict[str, int] = {}
         self.failed: set[int] = set()
         """Numbers of cells that ended with an error."""
+
+    @property
+    def always(self) -> Command | None:
+        """What surrounds every following cell, if anything; pages are told when it changes."""
+        return self._always
+
+    @always.setter
+    def always(self, command: Command | None) -> None:
+        self._always = command
+        if self.updates:
+            questions.announce(self)
 
     @property
     def namespace(self) -> MutableMapping[str, Any]:
@@ -90,6 +102,8 @@ class Extension:
         shell.Completer.custom_matchers.append(self._matcher)
         for event, callback in self._callbacks:
             shell.events.register(event, callback)
+        if host.updates:
+            questions.accept(host)
         self._before: list[tuple[str, str, Any]] = []
         for kind, functions in Magics(shell, host, self.regions).functions().items():
             table = shell.magics_manager.magics[kind]
@@ -103,6 +117,8 @@ class Extension:
         if shell is None:
             return
         self.regions.close_all()
+        if hasattr(shell, "kernel"):
+            questions.refuse()
         _discard(shell.input_transformers_cleanup, self._transformer)
         _discard(shell.Completer.custom_matchers, self._matcher)
         for event, callback in self._callbacks:

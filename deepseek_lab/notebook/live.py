@@ -9,7 +9,9 @@ from collections.abc import Callable
 from deepseek_lab.base import events as ev
 from deepseek_lab.notebook.host import Host, save, view_of, warn
 from deepseek_lab.notebook.parse import Command
+from deepseek_lab.notebook.ports import Run
 from deepseek_lab.notebook.show import ShownRun
+from deepseek_lab.views import live
 
 _FINAL = (ev.Decided, ev.RunEnded)
 _STEPS = (ev.GraphCaptured, ev.CandidateEnded, *_FINAL)
@@ -19,7 +21,8 @@ _PAUSE_S = 0.5
 class Follower:
     """Shows a run's report once, then again in the same place whenever it has changed.
 
-    Events come from background threads; steps are shown at most twice a second, final words always.
+    Events come from background threads; steps are shown at most twice a second, final words always. Steps that a page
+    is told by a channel are not shown again.
     """
 
     def __init__(self, command: Command, shown: ShownRun, host: Host) -> None:
@@ -27,16 +30,24 @@ class Follower:
         self._shown = shown
         self._lock = threading.Lock()
         self._last_s = 0.0
-        self._seen = ""
         self._again: Callable[[], None] | None = None
+        self._stopped = threading.Event()
+        run = shown.run
+        self._updates = host.updates and view_of(command) != "static"
+        if run is not None and self._updates:
+            self._offer(run)
         if not command.has("quiet"):
             self._again = host.display(shown)
-        self._seen = repr(shown)
-        self._updates = host.updates and view_of(command) != "static"
+        self._seen = self._state()
         self._save()
-        if shown.run is not None and (self._updates or command.has("save")):
-            shown.run.log.listen(self._heard)
+        if run is not None and (self._updates or command.has("save")):
+            run.log.listen(lambda event: self._heard(run, event))
             self.refresh()
+
+    def _state(self) -> tuple[str, int]:
+        """What an output shows: the summary, and how many candidates have a verdict."""
+        report = self._shown.report
+        return repr(self._shown), sum(row.status != "building" for row in list(report.rows.values()))
 
     def _save(self) -> None:
         try:
@@ -44,11 +55,34 @@ class Follower:
         except Exception as error:
             warn(f"the report was not saved ({error})")
 
-    def _heard(self, event: ev.Event) -> None:
+    def _offer(self, run: Run) -> None:
+        """Let pages follow the run, and stop it, while something is under way."""
+        if not run.working:
+            live.withdraw(run.id)
+            return
+        stopped = self._stopped
+
+        def stop() -> None:
+            stopped.set()
+            run.interrupt()
+
+        live.offer(
+            live.Source(
+                run.id,
+                run.log,
+                stop,
+                ended=lambda: not run.working,
+                stopping=lambda: stopped.is_set() and run.working,
+            )
+        )
+
+    def _heard(self, run: Run, event: ev.Event) -> None:
         if not isinstance(event, _STEPS):
             return
         now = time.monotonic()
-        if not isinstance(event, _FINAL) and now - self._last_s < _PAUSE_S:
+        if self._updates:
+            self._offer(run)
+        if not isinstance(event, _FINAL) and (now - self._last_s < _PAUSE_S or live.watched(run.id)):
             return
         self._last_s = now
         try:
@@ -57,12 +91,12 @@ class Follower:
             warn(f"the report could not be updated ({type(error).__name__}: {error})")
 
     def refresh(self) -> None:
-        """Show and save again if the summary has changed."""
+        """Show and save again if there is something new to show."""
         with self._lock:
-            summary = repr(self._shown)
-            if summary == self._seen:
+            state = self._state()
+            if state == self._seen:
                 return
-            self._seen = summary
+            self._seen = state
             if self._updates and self._again is not None:
                 self._again()
             if self._shown.report.decided:

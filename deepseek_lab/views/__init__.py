@@ -1,12 +1,36 @@
-"""Views of a report that need nothing but the standard library: text, HTML, SVG, JSON and Markdown,
-and pages in which a graph can be explored.
+"""Views of reports and runs that need nothing but the standard library: text, HTML, SVG, JSON and Markdown, pages in
+which a graph can be explored, and what a page is told while a run goes on.
+
+What draws is imported when something is drawn: loading the extension needs only :mod:`deepseek_lab.views.live`.
 """
 
-from deepseek_lab.views._bundle import bundle
-from deepseek_lab.views._page import explorable, graph_frame
-from deepseek_lab.views._run import run_bundle
-from deepseek_lab.views._save import save
-from deepseek_lab.views._svg import graph_svg
-from deepseek_lab.views._text import graph_text
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepseek_lab.views._bundle import bundle
+    from deepseek_lab.views._page import explorable, graph_frame
+    from deepseek_lab.views._run import run_bundle
+    from deepseek_lab.views._save import save
+    from deepseek_lab.views._svg import graph_svg
+    from deepseek_lab.views._text import graph_text
+
+_PLACES = {
+    "bundle": "_bundle",
+    "explorable": "_page",
+    "graph_frame": "_page",
+    "graph_svg": "_svg",
+    "graph_text": "_text",
+    "run_bundle": "_run",
+    "save": "_save",
+}
 
 __all__ = ["bundle", "explorable", "graph_frame", "graph_svg", "graph_text", "run_bundle", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -15,6 +15,8 @@ LIMIT_BYTES = 200_000
 """A bundle's largest size, as a notebook stores it: JSON in UTF-8."""
 MAX_SECTIONS = 24
 """Graphs with a section of their own."""
+MAX_PLAN = 20_000
+"""Characters of a plan that our own front end shows."""
 MAX_FRAMES = 4
 """Graphs that can be explored."""
 
@@ -45,6 +47,8 @@ def bundle(
     contents = []
     if log is not None:
         contents.append(_page.content("run", report.verb or "optimize", _run.packed_log(log)))
+        if report.main_graph is not None and report.main_graph.plan:
+            contents.append(_page.text_content("plan as Python", report.main_graph.plan[:MAX_PLAN]))
         made[_page.MIME] = _page.payload(run or report.run, contents, live=live)
     for detail in _BASE:
         room = LIMIT_BYTES - size({**made, "text/html": _html.body(report, [], detail)}) - 500

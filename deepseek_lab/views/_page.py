@@ -109,6 +109,11 @@ def content(kind: str, title: str, packed: str) -> dict[str, str]:
     return {"kind": kind, "title": _words.clean(title), "packed": packed}
 
 
+def text_content(title: str, text: str) -> dict[str, str]:
+    """Text that keeps its lines, such as code, as a view."""
+    return content("text", title, Packer(0, {"text": _words.clean(text, lines=True)}).base64())
+
+
 def page(kind: str, title: str, packed: str) -> str | None:
     """A page with one view of a packed table; None where the front end was not built.
 

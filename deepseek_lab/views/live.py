@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any
 
 from deepseek_lab.base import events as ev
-from deepseek_lab.views import _run
 
 TARGET = "deepseek_lab"
 """Name under which pages open channels."""
@@ -47,6 +46,7 @@ _channels: set[_Channel] = set()
 _lock = threading.Lock()
 _wake = threading.Event()
 _thread: threading.Thread | None = None
+_talks: list[tuple[Any, contextvars.Context]] = []
 _extras: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
@@ -88,8 +88,14 @@ def unlisten() -> None:
     """Accept no more channels."""
     import comm
 
-    comm.get_comm_manager().unregister_target(TARGET, _opened)
+    with contextlib.suppress(KeyError):
+        comm.get_comm_manager().unregister_target(TARGET, _opened)
     _extras.clear()
+    with _lock:
+        talks, _talks[:] = list(_talks), []
+    for talk, context in talks:
+        with contextlib.suppress(Exception):
+            context.run(talk.close)
 
 
 class _Channel:
@@ -116,6 +122,8 @@ class _Channel:
 
     def tell(self) -> bool:
         """Send what is new; returns whether that was the last word."""
+        from deepseek_lab.views import _run
+
         source = self.source
         ended = source.ended()
         if not self.keeps_up and not ended:
@@ -169,14 +177,35 @@ def _opened(comm: Any, message: dict[str, Any]) -> None:
 
 
 def _converse(comm: Any, data: dict[str, Any]) -> None:
-    """A channel for questions: each message names one, each gets one answer."""
+    """A channel for questions, each of which gets one answer, and for what is announced to all."""
 
     def heard(asked: dict[str, Any]) -> None:
         reply = _extras.get(asked.get("ask", ""))
-        comm.send({"error": "not loaded"} if reply is None else reply(asked))
+        comm.send({"error": "not known here"} if reply is None else reply(asked))
 
+    talk = (comm, contextvars.copy_context())
+    with _lock:
+        _talks.append(talk)
     comm.on_msg(lambda received: heard(received["content"]["data"]))
+    comm.on_close(lambda _: _forget(talk))
     heard(data)
+
+
+def _forget(talk: tuple[Any, contextvars.Context]) -> None:
+    with _lock:
+        if talk in _talks:
+            _talks.remove(talk)
+
+
+def announce(data: dict[str, Any]) -> None:
+    """Tell every page that ever asked something."""
+    with _lock:
+        talks = list(_talks)
+    for comm, context in talks:
+        try:
+            context.run(comm.send, data)
+        except Exception:  # the page or the kernel's sockets are gone
+            _forget((comm, context))
 
 
 def _heard(channel: _Channel, data: dict[str, Any]) -> None:

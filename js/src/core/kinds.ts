@@ -3,12 +3,18 @@
 import { element } from "./dom";
 import { graph } from "./graph/view";
 import { MalformedData, unpack } from "./packed";
+import { run } from "./run/view";
 import { STYLE } from "./style";
+import { text } from "./text";
 import { applyPalette, paletteOf } from "./theme";
 import type { Content, Kind, View } from "./view";
 import { words } from "./words";
 
-const KINDS: ReadonlyMap<string, Kind> = new Map([["graph", graph]]);
+const KINDS: ReadonlyMap<string, Kind> = new Map([
+  ["graph", graph],
+  ["run", run],
+  ["text", text],
+]);
 
 /** How all views look; to be put once into the document that shows them. */
 export function style(): string {

@@ -39,6 +39,10 @@ export const words = {
     fused: "part of one fused operation",
     removed: "not in the plan",
   },
+  copy: "Copy",
+  copyLabel: "Copy the text",
+  copied: "copied",
+  notCopied: "the browser does not allow it: select the text and copy it",
   unreadable: (why: string): string => `This view cannot be shown: ${why}.`,
   wheel: "Ctrl and the wheel zoom; drag to move",
 };

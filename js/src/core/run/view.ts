@@ -1,0 +1,218 @@
+/** A run: how far it is, its race of candidates, what its steps measured, and a way to stop it. */
+
+import { button, element } from "../dom";
+import type { Table } from "../packed";
+import { applyPalette, onThemeChange, paletteOf } from "../theme";
+import type { Controls, Kind, LiveView } from "../view";
+import { raceTable } from "./race";
+import { RunState } from "./state";
+import { STYLE } from "./style";
+import { digits, words } from "./words";
+
+/** Pause between two drawings, in milliseconds: nobody reads numbers faster. */
+const DRAWN_MS = 150;
+const SHOWN_RACES = 20;
+const SHOWN_CURVES = 200;
+
+export class RunView implements LiveView {
+  readonly state: RunState;
+  readonly #root: HTMLElement;
+  readonly #phase = element("span", { class: "dsl-phase", role: "status" });
+  readonly #stop: HTMLButtonElement;
+  readonly #progress = element("div", { class: "dsl-progress" });
+  readonly #bar = element("progress", { "aria-label": words.run, max: 1 });
+  readonly #far = element("span", {});
+  readonly #clock = element("span", {});
+  readonly #races = element("div", {});
+  readonly #measured = element("div", {});
+  readonly #remarks = element("div", {});
+  readonly #endings: (() => void)[] = [];
+  #controls: Controls | null = null;
+  #drawing = 0;
+  #ticking = 0;
+  #drawnAt = -Infinity;
+
+  constructor(
+    readonly host: HTMLElement,
+    table: Table,
+    readonly title: string,
+  ) {
+    const live =
+      table.meta.get("live") === true || ["live", "stopping"].includes(String(table.meta.get("state")));
+    this.state = new RunState(live ? "lost" : "ended");
+    this.#stop = button(words.stop, words.stopLabel, () => this.#controls?.stop());
+    this.#stop.className = "dsl-stop";
+    this.#stop.hidden = true;
+    this.#progress.append(this.#bar, this.#far, this.#clock);
+    this.#root = element(
+      "section",
+      { class: "dsl-view dsl-run", "aria-label": `${words.run} ${title}` },
+      element(
+        "div",
+        { class: "dsl-bar" },
+        element("span", { class: "dsl-title" }, title),
+        this.#phase,
+        this.#stop,
+      ),
+      element("div", { class: "dsl-body" }, this.#progress, this.#races, this.#measured, this.#remarks),
+    );
+    this.state.take(table, now());
+    this.#root.dataset["saved"] = String(live);
+    const themed = (): void => applyPalette(this.#root, paletteOf(host));
+    themed();
+    this.#endings.push(onThemeChange(host, themed));
+    host.append(this.#root);
+    this.#draw();
+  }
+
+  dispose(): void {
+    cancelAnimationFrame(this.#drawing);
+    clearTimeout(this.#ticking);
+    for (const end of this.#endings) end();
+    this.#root.remove();
+  }
+
+  /** Take in what is new. */
+  push(table: Table): void {
+    this.state.take(table, now());
+    this.#schedule();
+  }
+
+  /** What a kernel offers now; null where there is none any more. */
+  control(controls: Controls | null): void {
+    const { state } = this;
+    this.#controls = controls;
+    if (controls !== null && state.phase === "lost") state.phase = "live";
+    if (controls === null && (state.phase === "live" || state.phase === "stopping")) state.phase = "lost";
+    this.#root.dataset["saved"] = "false";
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#drawing !== 0) return;
+    const wait = Math.max(0, this.#drawnAt + DRAWN_MS - performance.now());
+    clearTimeout(this.#ticking);
+    this.#ticking = window.setTimeout(() => {
+      this.#drawing = requestAnimationFrame(() => {
+        this.#drawing = 0;
+        this.#draw();
+      });
+    }, wait);
+  }
+
+  #draw(): void {
+    this.#drawnAt = performance.now();
+    const { state } = this;
+    const running = state.phase === "live" || state.phase === "stopping";
+    this.#root.dataset["phase"] = state.phase;
+    const saved = this.#root.dataset["saved"] === "true" && state.phase === "lost";
+    const phase = saved
+      ? words.saved
+      : state.phase === "ended" && state.reason !== ""
+        ? state.reason
+        : words.phases[state.phase];
+    if (this.#phase.textContent !== phase) this.#phase.textContent = phase; // read out only when it changes
+    this.#stop.hidden = !(running && this.#controls !== null);
+    this.#stop.disabled = state.phase === "stopping";
+    this.#drawProgress(running);
+    this.#drawRaces();
+    this.#drawMeasured();
+    this.#drawRemarks();
+    if (running) this.#ticking = window.setTimeout(() => this.#schedule(), 1000); // the clock goes on
+  }
+
+  #drawProgress(running: boolean): void {
+    const { state } = this;
+    const told = state.done > 0 || state.total !== null;
+    this.#bar.hidden = state.total === null || state.total === 0;
+    if (state.total !== null && state.total > 0) this.#bar.value = Math.min(1, state.done / state.total);
+    this.#far.textContent = told ? words.progress(state.done, state.total, state.unit) : "";
+    const elapsed = state.elapsed(now());
+    const remaining = running ? state.remaining() : null;
+    this.#clock.textContent = [
+      elapsed === null || !(running || state.endedAt !== null)
+        ? ""
+        : running
+          ? words.elapsed(elapsed)
+          : words.took(elapsed),
+      remaining === null ? "" : words.remaining(remaining),
+    ]
+      .filter((text) => text !== "")
+      .join(", ");
+  }
+
+  #drawRaces(): void {
+    const { state } = this;
+    const main = state.mainRace;
+    if (main === undefined) return;
+    const parts: Node[] = [];
+    const races = [main, ...[...state.races.values()].filter((race) => race !== main)];
+    for (const race of races.slice(0, SHOWN_RACES)) {
+      const gain = race.measured;
+      const said = race.decided
+        ? [words.decided(race.chosen), race.reason].filter((text) => text !== "").join(": ")
+        : words.undecided;
+      const measured =
+        gain === undefined ? "" : `  ${words.gain(gain.speedup, gain.speedup_ci95[0], gain.speedup_ci95[1])}`;
+      parts.push(
+        element(
+          "h3",
+          {},
+          words.race(race.target, race.signature),
+          element("small", {}, `${said}${measured}`),
+        ),
+      );
+      if (race.candidates.size > 0) parts.push(raceTable(race));
+    }
+    if (races.length > SHOWN_RACES) parts.push(element("p", {}, words.more(races.length - SHOWN_RACES)));
+    this.#races.replaceChildren(...parts);
+  }
+
+  #drawMeasured(): void {
+    const { state } = this;
+    if (state.curves.size === 0) return;
+    let shown = 0;
+    const rows: HTMLElement[] = [];
+    for (const [name, curve] of state.curves) {
+      shown += curve.count;
+      if (rows.length >= SHOWN_CURVES) continue;
+      const cells = [curve.last, curve.least, curve.most].map(digits);
+      rows.push(
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, name),
+          ...[...cells, String(curve.count)].map((text) => element("td", { class: "dsl-number" }, text)),
+        ),
+      );
+    }
+    const head = [words.series, words.last, words.least, words.most, words.number].map((title, place) =>
+      element("th", { scope: "col", class: place > 0 ? "dsl-number" : undefined }, title),
+    );
+    this.#measured.replaceChildren(
+      element("h3", {}, words.measured, element("small", {}, words.values(shown, state.values))),
+      element(
+        "div",
+        { class: "dsl-scroll", tabindex: 0, role: "region", "aria-label": words.measured },
+        element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)),
+      ),
+    );
+  }
+
+  #drawRemarks(): void {
+    const { remarks, moreRemarks } = this.state;
+    if (remarks.length === 0) return;
+    const items = remarks.map(({ kind, text }) => element("li", {}, `${words.kinds[kind]}: ${text}`));
+    if (moreRemarks > 0) items.push(element("li", {}, words.more(moreRemarks)));
+    this.#remarks.replaceChildren(element("h3", {}, words.remarks), element("ul", {}, ...items));
+  }
+}
+
+function now(): number {
+  return Date.now() / 1000;
+}
+
+export const run: Kind = {
+  make: (host, table, title) => new RunView(host, table, title),
+  style: STYLE,
+};

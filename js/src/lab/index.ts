@@ -1,0 +1,158 @@
+/** The plugins: outputs, the panel of runs, the notebook's toggle with its place in the status bar. */
+
+import { ILabShell, type JupyterFrontEnd, type JupyterFrontEndPlugin } from "@jupyterlab/application";
+import { ICommandPalette, MainAreaWidget } from "@jupyterlab/apputils";
+import type { DocumentRegistry } from "@jupyterlab/docregistry";
+import { IRenderMimeRegistry } from "@jupyterlab/rendermime";
+import { ISettingRegistry } from "@jupyterlab/settingregistry";
+import { IStatusBar } from "@jupyterlab/statusbar";
+import { ITranslator, nullTranslator } from "@jupyterlab/translation";
+import { DisposableDelegate, type IDisposable } from "@lumino/disposable";
+import { Widget } from "@lumino/widgets";
+import { element } from "../core/dom";
+import { style } from "../core/kinds";
+import { Output } from "./output";
+import { Comparison, RunsPanel } from "./panel";
+import { MIME } from "./payload";
+import { IRuns, Runs } from "./runs";
+import { STYLE } from "./style";
+import { Toggle } from "./toggle";
+
+const DOMAIN = "deepseek_lab";
+/** Before widgets (0) and HTML: with this extension the saved data is drawn. */
+const RANK = -10;
+
+const outputs: JupyterFrontEndPlugin<IRuns> = {
+  id: "deepseek-lab:outputs",
+  description: "Draws outputs of deepseek_lab and follows their runs.",
+  autoStart: true,
+  requires: [IRenderMimeRegistry],
+  optional: [ISettingRegistry],
+  provides: IRuns,
+  activate: (
+    _: JupyterFrontEnd,
+    rendermime: IRenderMimeRegistry,
+    registry: ISettingRegistry | null,
+  ): IRuns => {
+    document.head.append(element("style", {}, style() + STYLE));
+    const runs = new Runs();
+    let live = true;
+    void registry?.load(outputs.id).then((settings) => {
+      const read = (): void => {
+        live = settings.get("live").composite !== false;
+      };
+      settings.changed.connect(read);
+      read();
+    });
+    rendermime.addFactory(
+      { safe: true, mimeTypes: [MIME], createRenderer: () => new Output(runs, () => live) },
+      RANK,
+    );
+    return runs;
+  },
+};
+
+/** The document that is in front, where it is one with a kernel. */
+function current(app: JupyterFrontEnd): Widget | null {
+  return app.shell.currentWidget;
+}
+
+const panel: JupyterFrontEndPlugin<void> = {
+  id: "deepseek-lab:panel",
+  description: "A side panel with the runs of the notebook that is in front.",
+  autoStart: true,
+  requires: [IRuns],
+  optional: [ILabShell, ICommandPalette, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    runs: IRuns,
+    shell: ILabShell | null,
+    palette: ICommandPalette | null,
+    translator: ITranslator | null,
+  ): void => {
+    const words = (translator ?? nullTranslator).load(DOMAIN);
+    const category = "DeepSeek Lab";
+    const made = new RunsPanel(runs, words, (one, other) => {
+      const widget = new MainAreaWidget({ content: new Comparison(one, other) });
+      widget.title.label = words.__("Two runs");
+      widget.title.closable = true;
+      app.shell.add(widget, "main", { mode: "split-right" });
+    });
+    made.id = "deepseek-lab-runs";
+    made.title.caption = words.__("Runs of deepseek_lab");
+    made.title.label = words.__("Runs");
+    app.shell.add(made, "right", { rank: 800 });
+    shell?.currentChanged.connect((_, { newValue }) => made.follow(newValue));
+    made.follow(current(app));
+    app.commands.addCommand("deepseek-lab:show-runs", {
+      label: words.__("Show Runs"),
+      execute: () => app.shell.activateById(made.id),
+    });
+    app.commands.addCommand("deepseek-lab:stop-runs", {
+      label: words.__("Stop the Runs of This Notebook"),
+      isEnabled: () => runs.inside(current(app)).some((one) => one.live),
+      execute: () => {
+        for (const one of runs.inside(current(app))) if (one.live) one.stop();
+      },
+    });
+    runs.changed.connect(() => app.commands.notifyCommandChanged("deepseek-lab:stop-runs"));
+    for (const command of ["deepseek-lab:show-runs", "deepseek-lab:stop-runs"])
+      palette?.addItem({ command, category });
+  },
+};
+
+const toggles: JupyterFrontEndPlugin<void> = {
+  id: "deepseek-lab:toggle",
+  description: "A toggle in the toolbar of notebooks, and its state in the status bar.",
+  autoStart: true,
+  requires: [IRuns],
+  optional: [IStatusBar, ICommandPalette, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    runs: IRuns,
+    statusBar: IStatusBar | null,
+    palette: ICommandPalette | null,
+    translator: ITranslator | null,
+  ): void => {
+    const words = (translator ?? nullTranslator).load(DOMAIN);
+    const made = new Map<Widget, Toggle>();
+    const item = new Widget();
+    item.addClass("dsl-status");
+    const show = (): void => {
+      const toggle = made.get(current(app) as Widget);
+      const live = runs.inside(current(app)).filter((one) => one.live).length;
+      const running = live > 0 ? words._n("%1 run live", "%1 runs live", live) : "";
+      const on = toggle?.state === "on" ? words.__("every cell optimised") : "";
+      const said = [running, on].filter((text) => text !== "").join(", ");
+      item.node.textContent = said === "" ? "" : `DeepSeek: ${said}`;
+    };
+    runs.changed.connect(show);
+    const extension: DocumentRegistry.WidgetExtension = {
+      createNew: (document, context): IDisposable => {
+        const toggle = new Toggle(context.sessionContext, words);
+        made.set(document, toggle);
+        toggle.changed.connect(show);
+        const { toolbar } = document as Widget & {
+          toolbar: { insertItem(at: number, name: string, widget: Widget): boolean };
+        };
+        toolbar.insertItem(10, "deepseek", toggle);
+        return new DisposableDelegate(() => {
+          made.delete(document);
+          toggle.dispose();
+        });
+      },
+    };
+    app.docRegistry.addWidgetExtension("Notebook", extension);
+    statusBar?.registerStatusItem("deepseek-lab:status", { item, align: "left", rank: 20 });
+    const command = "deepseek-lab:toggle";
+    app.commands.addCommand(command, {
+      label: words.__("Optimise Every Cell"),
+      isToggled: () => made.get(current(app) as Widget)?.state === "on",
+      isEnabled: () => made.has(current(app) as Widget),
+      execute: () => made.get(current(app) as Widget)?.toggle(),
+    });
+    palette?.addItem({ command, category: "DeepSeek Lab" });
+  },
+};
+
+export default [outputs, panel, toggles];

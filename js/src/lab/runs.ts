@@ -1,0 +1,62 @@
+/** What the plugins share: the outputs of ours that are in the page, and what is known of each. */
+
+import { Token } from "@lumino/coreutils";
+import { type ISignal, Signal } from "@lumino/signaling";
+import type { Widget } from "@lumino/widgets";
+import type { Content } from "../core/view";
+
+export interface Shown {
+  /** The widget that draws the output. */
+  readonly widget: Widget;
+  readonly run: string;
+  /** The output's first line. */
+  readonly summary: string;
+  readonly live: boolean;
+  readonly views: readonly Content[];
+  /** The static page, for those who take it away. */
+  readonly html: string;
+  stop(): void;
+}
+
+/** The outputs that are in the page. */
+export interface IRuns {
+  readonly changed: ISignal<IRuns, void>;
+  /** Those inside of a widget, in the order in which they stand there. */
+  inside(place: Widget | null): readonly Shown[];
+  put(shown: Shown): void;
+  remove(widget: Widget): void;
+}
+
+export const IRuns = new Token<IRuns>(
+  "deepseek-lab:IRuns",
+  "The outputs of deepseek_lab that are shown, with what is known of their runs.",
+);
+
+export class Runs implements IRuns {
+  readonly #shown = new Map<Widget, Shown>();
+  readonly #changed = new Signal<IRuns, void>(this);
+
+  get changed(): ISignal<IRuns, void> {
+    return this.#changed;
+  }
+
+  inside(place: Widget | null): readonly Shown[] {
+    if (place === null) return [];
+    return [...this.#shown.values()]
+      .filter(({ widget }) => place.node.contains(widget.node))
+      .sort((one, other) =>
+        one.widget.node.compareDocumentPosition(other.widget.node) & Node.DOCUMENT_POSITION_FOLLOWING
+          ? -1
+          : 1,
+      );
+  }
+
+  put(shown: Shown): void {
+    this.#shown.set(shown.widget, shown);
+    this.#changed.emit();
+  }
+
+  remove(widget: Widget): void {
+    if (this.#shown.delete(widget)) this.#changed.emit();
+  }
+}

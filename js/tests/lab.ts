@@ -1,0 +1,141 @@
+/** A real JupyterLab for tests: its own settings and notebooks, with our extension or without. */
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import type { Browser, Page } from "playwright-core";
+
+function freePort(): Promise<number> {
+  return new Promise((done) => {
+    const probe = createServer().listen(0, "127.0.0.1", () => {
+      const address = probe.address();
+      probe.close(() => done(typeof address === "object" && address !== null ? address.port : 0));
+    });
+  });
+}
+
+export interface Cell {
+  readonly source: string;
+  readonly outputs?: readonly unknown[];
+}
+
+export class Lab {
+  readonly #server: ChildProcess;
+
+  private constructor(
+    readonly folder: string,
+    readonly url: string,
+    server: ChildProcess,
+  ) {
+    this.#server = server;
+  }
+
+  /** Start a server; `folder` is where its notebooks and settings are. */
+  static async start(options: { extension: boolean; folder?: string; bin?: string }): Promise<Lab> {
+    const folder = options.folder ?? mkdtempSync(join(tmpdir(), "lab-"));
+    const port = await freePort();
+    mkdirSync(join(folder, "config", "labconfig"), { recursive: true });
+    writeFileSync(
+      join(folder, "config", "labconfig", "page_config.json"),
+      JSON.stringify({ disabledExtensions: { "deepseek-lab": !options.extension } }),
+    );
+    const lab = join(options.bin ?? resolve("../.venv/bin"), "jupyter");
+    const server = spawn(
+      lab,
+      [
+        "lab",
+        `--port=${port}`,
+        "--no-browser",
+        "--allow-root",
+        "--IdentityProvider.token=",
+        `--notebook-dir=${folder}`,
+      ],
+      {
+        env: {
+          ...process.env,
+          PYTHONPATH: resolve(".."),
+          JUPYTER_DATA_DIR: join(folder, "data"),
+          JUPYTER_CONFIG_DIR: join(folder, "config"),
+          JUPYTERLAB_SETTINGS_DIR: join(folder, "settings"),
+          IPYTHONDIR: join(folder, "ipython"),
+          DEEPSEEK_LAB_CACHE_DIR: join(folder, "cache"),
+        },
+        stdio: "ignore",
+      },
+    );
+    const made = new Lab(folder, `http://127.0.0.1:${port}`, server);
+    await made.#answers();
+    return made;
+  }
+
+  stop(): void {
+    this.#server.kill("SIGKILL");
+  }
+
+  async #answers(): Promise<void> {
+    for (let attempt = 0; attempt < 240; attempt++) {
+      try {
+        if ((await fetch(`${this.url}/api`)).ok) return;
+      } catch {
+        // not listening yet
+      }
+      await new Promise((done) => setTimeout(done, 250));
+    }
+    throw new Error("JupyterLab does not answer");
+  }
+
+  /** What a user has set. */
+  setting(plugin: string, value: unknown): void {
+    const [scope = "", name = ""] = plugin.split(":");
+    const place = join(this.folder, "settings", scope);
+    mkdirSync(place, { recursive: true });
+    writeFileSync(join(place, `${name}.jupyterlab-settings`), JSON.stringify(value));
+  }
+
+  /** Write a notebook for the kernel of this environment. */
+  write(name: string, cells: readonly Cell[]): void {
+    const made = cells.map(({ source, outputs = [] }, number) => ({
+      cell_type: "code",
+      id: `cell-${number}`,
+      execution_count: null,
+      metadata: {},
+      source,
+      outputs,
+    }));
+    const kernelspec = { name: "python3", display_name: "Python 3" };
+    writeFileSync(
+      join(this.folder, `${name}.ipynb`),
+      JSON.stringify({ cells: made, metadata: { kernelspec }, nbformat: 4, nbformat_minor: 5 }),
+    );
+  }
+
+  /** Open a notebook in a page of its own. */
+  async open(browser: Browser, name: string, options: { dark?: boolean } = {}): Promise<Page> {
+    const theme = options.dark === true ? "JupyterLab Dark" : "JupyterLab Light";
+    this.setting("@jupyterlab/apputils-extension:themes", { theme });
+    this.setting("@jupyterlab/apputils-extension:notification", { fetchNews: "false", checkForUpdates: false });
+    const page = await browser.newPage({ viewport: { width: 1300, height: 900 }, colorScheme: "light" });
+    await page.goto(`${this.url}/lab/tree/${name}.ipynb?reset`);
+    await page.locator(".jp-Notebook .jp-Cell").first().waitFor({ timeout: 60_000 });
+    return page;
+  }
+
+  /** End all kernels, as they outlive their pages. */
+  async endKernels(): Promise<void> {
+    const sessions = (await (await fetch(`${this.url}/api/sessions`)).json()) as { id: string }[];
+    for (const { id } of sessions) await fetch(`${this.url}/api/sessions/${id}`, { method: "DELETE" });
+  }
+}
+
+/** Run a cell by its number, without waiting for its end. */
+export async function run(page: Page, number: number): Promise<void> {
+  await page.locator(`.jp-Notebook .jp-CodeCell >> nth=${number}`).locator(".cm-content").click();
+  await page.keyboard.press("Control+Enter");
+}
+
+/** Until the kernel has nothing to do. */
+export async function idle(page: Page): Promise<void> {
+  await page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").waitFor({ timeout: 120_000 });
+}
