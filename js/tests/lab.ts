@@ -115,7 +115,10 @@ export class Lab {
   async open(browser: Browser, name: string, options: { dark?: boolean } = {}): Promise<Page> {
     const theme = options.dark === true ? "JupyterLab Dark" : "JupyterLab Light";
     this.setting("@jupyterlab/apputils-extension:themes", { theme });
-    this.setting("@jupyterlab/apputils-extension:notification", { fetchNews: "false", checkForUpdates: false });
+    this.setting("@jupyterlab/apputils-extension:notification", {
+      fetchNews: "false",
+      checkForUpdates: false,
+    });
     const page = await browser.newPage({ viewport: { width: 1300, height: 900 }, colorScheme: "light" });
     await page.goto(`${this.url}/lab/tree/${name}.ipynb?reset`);
     await page.locator(".jp-Notebook .jp-Cell").first().waitFor({ timeout: 60_000 });

@@ -61,8 +61,8 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#payload = payload;
     if (before === null || before.run !== payload.run) this.#clear();
     await this.#take(payload);
-    this.#tell();
     this.#connect();
+    this.#tell();
   }
 
   override dispose(): void {
@@ -180,10 +180,12 @@ export class Output extends Widget implements IRenderMime.IRenderer {
       },
     });
     this.#channel = channel;
+    this.#tell();
   }
 
   #tell(): void {
     const payload = this.#payload;
+    this.#summary.hidden = this.#channel !== null; // the view knows more than the line of when it was shown
     if (payload === null || !this.isAttached) return;
     this.#runs.put({
       widget: this,

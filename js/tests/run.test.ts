@@ -1,0 +1,160 @@
+import { describe, expect, it } from "vitest";
+import { MalformedData, Table, unpack } from "../src/core/packed";
+import { checkedEvent } from "../src/core/run/events";
+import { RunState } from "../src/core/run/state";
+import { digits, duration } from "../src/core/run/words";
+import { python } from "./python";
+
+/** A run as Python packs it. */
+async function packed(code: string): Promise<Table> {
+  return unpack(
+    python(`
+from deepseek_lab.base import events as ev
+from deepseek_lab.views import _run
+log = ev.EventLog()
+emit = log.emit
+${code}
+print(_run.packed_log(log), end="")`),
+  );
+}
+
+const RACE = `
+emit(ev.RunStarted(run="r", at_s=100, verb="optimize", source="x" * 10**6))
+emit(ev.GraphCaptured(run="r", target="model", graph="g", nodes=(ev.GraphNode("x", "input"),), signature="f32[2]", capture_s=1))
+emit(ev.CandidateStarted(run="r", graph="g", candidate="openvino"))
+emit(ev.CandidateStarted(run="r", graph="g", candidate="inductor"))
+emit(ev.CandidateEnded(run="r", graph="g", candidate="openvino", status="won", median_ms=2.0, speedup=1.9,
+     speedup_ci95=(1.8, 2.0), max_rel_error=float("nan")))
+`;
+
+describe("a run's state", () => {
+  it("is the fold of what Python emitted", async () => {
+    const state = new RunState("ended");
+    state.take(
+      await packed(RACE + 'emit(ev.Decided(run="r", target="model", graph="g", chosen="openvino"))'),
+      200,
+    );
+    const race = state.mainRace;
+    expect(race).toMatchObject({ target: "model", signature: "f32[2]", chosen: "openvino", decided: true });
+    expect([...(race?.candidates.values() ?? [])].map((one) => [one.name, one.ended?.status])).toEqual([
+      ["openvino", "won"],
+      ["inductor", undefined],
+    ]);
+    expect(race?.candidates.get("openvino")?.ended?.max_rel_error).toBeNull();
+  });
+
+  it("adds up what came in parts as what came at once", async () => {
+    const code = (from: number, to: number): string =>
+      `for step in range(${from}, ${to}): emit(ev.Measured(run="r", step=step, values={"loss": step * 0.5, "rate": -step}))`;
+    const [whole, first, second] = await Promise.all([
+      packed(code(0, 500)),
+      packed(code(0, 200)),
+      packed(code(200, 500)),
+    ]);
+    const [once, parts] = [new RunState("live"), new RunState("live")];
+    once.take(whole, 0);
+    parts.take(first, 0);
+    parts.take(second, 0);
+    expect(parts.curves).toEqual(once.curves);
+    expect(once.curves.get("loss")).toMatchObject({ last: 249.5, least: 0, most: 249.5, count: 500 });
+    expect(parts.values).toBe(1000);
+  });
+
+  it("keeps peaks and exact totals where values were left out", async () => {
+    const state = new RunState("ended");
+    const table = await packed(`
+for step in range(50_000): emit(ev.Measured(run="r", step=step, values={"loss": 1000.0 if step == 31_234 else 1.0}))`);
+    state.take(table, 0);
+    expect(table.rows).toBeLessThanOrEqual(6000);
+    expect(state.values).toBe(50_000);
+    expect(state.curves.get("loss")?.most).toBe(1000);
+  });
+
+  it("tells the time that remains by the kernel's clock, whatever the page's says", () => {
+    const state = new RunState("live");
+    const at = (done: number, nowS: number): Table =>
+      new Table(
+        0,
+        new Map(),
+        new Map<string, unknown>([
+          ["events", []],
+          ["now_s", nowS],
+          ["done", done],
+          ["total", 100],
+        ]),
+      );
+    state.take(at(0, 1000), 5000);
+    state.take(at(10, 1010), 5010);
+    expect(state.remaining()).toBeCloseTo(90);
+    state.take(at(20, 900), 5020); // the kernel's clock was set back
+    expect(state.remaining()).toBeNull();
+    state.take(at(30, 910), 5030);
+    expect(state.remaining()).toBeCloseTo(70);
+  });
+
+  it("refuses a table without events, and leaves out events that it does not know", () => {
+    const table = (events: unknown): Table => new Table(0, new Map(), new Map([["events", events]]));
+    const state = new RunState("ended");
+    expect(() => state.take(table("x"), 0)).toThrow(MalformedData);
+    state.take(table([null, 3, { kind: "of_tomorrow" }, { kind: "noted" }, { kind: "__proto__" }]), 0);
+    expect(state.remarks).toEqual([]);
+  });
+
+  it("holds names that mean something to an object", () => {
+    const state = new RunState("live");
+    for (const name of ["__proto__", "constructor", "toString"]) {
+      const values: unknown = JSON.parse(`{"${name}": 1}`);
+      const event = { kind: "measured", run: "r", at_s: 0, step: 0, values };
+      state.take(new Table(0, new Map(), new Map([["events", [event]]])), 0);
+    }
+    expect([...state.curves.keys()]).toEqual(["__proto__", "constructor", "toString"]);
+  });
+});
+
+describe("an event from outside", () => {
+  const good = { kind: "noted", run: "r", at_s: 1, text: "x" };
+
+  it("is taken where it is as the schema says", () => {
+    expect(checkedEvent(good)).toBe(good);
+    expect(checkedEvent({ ...good, more: 1 })).not.toBeNull();
+  });
+
+  it.each([
+    [{ ...good, text: 3 }],
+    [{ kind: "noted", run: "r", at_s: 1 }],
+    [{ ...good, at_s: "now" }],
+    [{ kind: "measured", run: "r", at_s: 0, step: 0, values: { loss: "x" } }],
+    [
+      {
+        kind: "live_measured",
+        run: "r",
+        at_s: 0,
+        target: "m",
+        graph: "g",
+        eager_ms: 1,
+        median_ms: 1,
+        speedup: 1,
+        speedup_ci95: [1],
+        num_rounds: 1,
+        load: 0,
+      },
+    ],
+    [Object.create({ kind: "noted", run: "r", at_s: 1, text: "x" })],
+  ])("is refused where it is not: %j", (event) => {
+    expect(checkedEvent(event)).toBeNull();
+  });
+});
+
+describe("words", () => {
+  it("writes times and values as people do", () => {
+    expect([3.21, 59.6, 250, 7300].map(duration)).toEqual(["3.2 s", "1 min 0 s", "4 min 10 s", "2 h 1 min"]);
+    expect([0.00012, 1.23456, 12345678, 0, NaN, -Infinity].map(digits)).toEqual([
+      "1.20e-4",
+      "1.235",
+      "1.23e+7",
+      "0",
+      "–",
+      "−∞",
+    ]);
+  });
+});

@@ -1,0 +1,186 @@
+"""What a page is told of a run, through a real kernel's comms, beside its main thread."""
+
+from __future__ import annotations
+
+import base64
+import json
+import queue
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kernel import Kernel
+
+from deepseek_lab.views import live
+
+LOOP = """
+import time
+for step in (run := deepseek_lab.track(range({steps}), name="training")):
+    run.log(loss=step)
+    time.sleep({pause})
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    made = Kernel()
+    made.ok("%load_ext deepseek_lab\nimport deepseek_lab")
+    yield made
+    made.stop()
+
+
+class Page:
+    """A front end: comms over a subshell, as JupyterLab opens them."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.client = kernel.client
+        request = self.client.session.msg("create_subshell_request", {})
+        self.client.control_channel.send(request)
+        self.subshell = self.client.control_channel.get_msg(timeout=10)["content"]["subshell_id"]
+        self.heard: list[tuple[float, str, dict[str, Any]]] = []
+        self.displays: list[dict[str, Any]] = []
+        self.idle: set[str] = set()
+        self.answers = True
+
+    def send(self, kind: str, **content: Any) -> str:
+        message = self.client.session.msg(kind, content)
+        message["header"]["subshell_id"] = self.subshell
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
+
+    def listen(self, until: Callable[[], Any], timeout_s: float = 30) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not until():
+            assert time.monotonic() < deadline, f"nothing came: {[item[1] for item in self.heard][-5:]}"
+            try:
+                message = self.client.get_iopub_msg(timeout=0.2)
+            except queue.Empty:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            if kind in {"display_data", "update_display_data"}:
+                self.displays.append(content["data"])
+            elif kind == "status" and content["execution_state"] == "idle":
+                self.idle.add(message["parent_header"].get("msg_id", ""))
+            elif kind in {"comm_msg", "comm_close"}:
+                self.heard.append((time.monotonic(), kind, content))
+                if kind == "comm_msg" and self.answers and "number" in content["data"]:
+                    data = {"seen": content["data"]["number"]}
+                    self.send("comm_msg", comm_id=content["comm_id"], data=data)
+
+    def run_of(self) -> str:
+        """The run that was displayed last."""
+        return str(self.displays[-1]["application/vnd.deepseek-lab.v1+json"]["run"])
+
+    def of(self, comm: str) -> list[dict[str, Any]]:
+        return [
+            content["data"]
+            for _, kind, content in self.heard
+            if kind == "comm_msg" and content["comm_id"] == comm
+        ]
+
+    def closed(self, comm: str) -> bool:
+        return any(kind == "comm_close" and content["comm_id"] == comm for _, kind, content in self.heard)
+
+
+def meta(data: dict[str, Any]) -> dict[str, Any]:
+    whole = zlib.decompress(base64.b64decode(data["packed"]))
+    (length,) = struct.unpack_from("<I", whole)
+    header: dict[str, Any] = json.loads(whole[4 : 4 + length])
+    return {**header["meta"], "rows": header["rows"]}
+
+
+def start(kernel: Kernel, page: Page, steps: int, pause: float) -> str:
+    before = len(page.displays)
+    message = kernel.client.execute(LOOP.format(steps=steps, pause=pause))
+    page.listen(lambda: len(page.displays) > before)
+    return str(message)
+
+
+def test_a_run_is_followed_and_stopped_while_its_cell_is_busy(kernel: Kernel) -> None:
+    page = Page(kernel)
+    cell = start(kernel, page, 100_000, 0.002)
+    page.send("comm_open", comm_id="a", target_name=live.TARGET, data={"run": page.run_of()})
+    page.listen(lambda: len(page.of("a")) >= 4)
+    assert cell not in page.idle
+    first = page.of("a")[0]
+    assert first["first"]
+    assert meta(first)["events"][0]["kind"] == "run_started"
+    page.send("comm_msg", comm_id="a", data={"do": "stop"})
+    page.listen(lambda: page.closed("a") and cell in page.idle)
+    told = [meta(data) for data in page.of("a")]
+    assert told[-1]["state"] == "ended"
+    assert told[-1]["events"][-1]["reason"].startswith("stopped after")
+    done = int(kernel.ok("print(run.done)").stdout)
+    assert told[-1]["done"] == done
+    values = int(kernel.ok("print(len(run.log_of_events.series))").stdout)
+    assert sum(one["rows"] for one in told) == told[-1]["values"] == values
+    assert kernel.ok("print(run.ended)").stdout.startswith("stopped after")
+    assert "live" not in page.displays[-1]["application/vnd.deepseek-lab.v1+json"]
+
+
+def test_at_most_ten_messages_a_second_for_two_views_and_none_is_lost(kernel: Kernel) -> None:
+    page = Page(kernel)
+    cell = start(kernel, page, 3000, 0.001)
+    for comm in ("b", "c"):
+        page.send("comm_open", comm_id=comm, target_name=live.TARGET, data={"run": page.run_of()})
+    page.listen(lambda: page.closed("b") and page.closed("c") and cell in page.idle)
+    times = [
+        at for at, kind, content in page.heard if kind == "comm_msg" and content["comm_id"] in {"b", "c"}
+    ]
+    most = max(sum(start <= at < start + 1 for at in times) for start in times)
+    assert most <= 12  # ten, and the two first words
+    for comm in ("b", "c"):
+        assert sum(meta(data)["rows"] for data in page.of(comm)) == meta(page.of(comm)[-1])["values"] >= 3000
+
+
+def test_a_page_that_does_not_keep_up_is_told_the_rest_at_once(kernel: Kernel) -> None:
+    page = Page(kernel)
+    page.answers = False
+    cell = start(kernel, page, 1500, 0.002)
+    page.send("comm_open", comm_id="d", target_name=live.TARGET, data={"run": page.run_of()})
+    page.listen(lambda: cell in page.idle and page.closed("d"))
+    told = [meta(data) for data in page.of("d")]
+    assert len(told) <= live.MAX_UNANSWERED + 1
+    assert told[-1]["state"] == "ended"
+    assert sum(one["rows"] for one in told) == told[-1]["values"] >= 1500
+
+
+def test_a_run_that_nobody_knows_is_gone(kernel: Kernel) -> None:
+    page = Page(kernel)
+    page.send("comm_open", comm_id="e", target_name=live.TARGET, data={"run": "track-of-yesterday"})
+    page.listen(lambda: page.closed("e"))
+    assert page.of("e") == [{"gone": True}]
+
+
+@pytest.mark.parametrize("data", [{}, {"run": None}, {"run": ["x"]}, {"ask": {"a": 1}}, {"ask": "format"}])
+def test_a_page_that_talks_nonsense_changes_nothing(kernel: Kernel, data: dict[str, Any]) -> None:
+    page = Page(kernel)
+    page.send("comm_open", comm_id="f", target_name=live.TARGET, data=data)
+    page.send("comm_msg", comm_id="f", data={"seen": "x", "do": ["stop"]})
+    assert kernel.ok("1 + 1").result == "2"
+
+
+def test_the_toggle_is_told_of_every_change(kernel: Kernel) -> None:
+    page = Page(kernel)
+    page.send("comm_open", comm_id="g", target_name=live.TARGET, data={"ask": "state"})
+    page.listen(lambda: page.of("g"))
+    assert page.of("g")[-1]["state"] == "off"
+    page.send("comm_msg", comm_id="g", data={"ask": "on"})
+    page.listen(lambda: page.of("g")[-1]["state"] == "on")
+    assert "optimize" in page.of("g")[-1]["always"]
+    kernel.client.execute("%deepseek off")
+    page.listen(lambda: page.of("g")[-1]["state"] == "off")
+    page.send("comm_msg", comm_id="g", data={"ask": "nonsense"})
+    page.listen(lambda: "error" in page.of("g")[-1])
+
+
+def test_a_loop_that_its_cell_leaves_has_ended(kernel: Kernel) -> None:
+    kernel.run(
+        "for step in (run := deepseek_lab.track(range(9), name='x')):\n    if step == 4: raise ValueError('no')"
+    )
+    assert kernel.ok("print(run.ended)").stdout == "ValueError after 4 steps\n"
+    kernel.ok("for step in (run := deepseek_lab.track(range(9))):\n    if step == 4: break")
+    assert kernel.ok("print(run.ended)").stdout == "left after 4 steps\n"
