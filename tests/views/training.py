@@ -116,16 +116,16 @@ class Recorder(TorchDispatchMode):
         now = time.perf_counter() - self._start
         self.rows.append([now, size, block, module, self.operator, self._file if line else "", line])
 
-    def events(self, first: int = 0) -> list[MemoryEvent]:
-        """What was seen from a row on, with what its blocks turned out to be."""
+    def events(self) -> list[MemoryEvent]:
+        """What was seen, with what its blocks turned out to be."""
         return [
             MemoryEvent(at, size, block, self.category[block], module, operator, file, line)
-            for at, size, block, module, operator, file, line in self.rows[first:]
+            for at, size, block, module, operator, file, line in self.rows
         ]
 
 
 def record(steps: int = 2) -> tuple[list[MemoryEvent], list[MemoryEvent]]:
-    """Real steps: what was there and happened until the last began, and the last one, which leaves nothing behind."""
+    """Real steps: what happened in the first, which makes the optimizer's state, and in others, which leave nothing."""
     torch.manual_seed(0)
     file = "cell.py"
     names: dict[str, Any] = {}
@@ -143,16 +143,16 @@ def record(steps: int = 2) -> tuple[list[MemoryEvent], list[MemoryEvent]]:
         )
     recorder.modules = []
     recorder.see(ids, "inputs")
-    begin = 0
+    ends = []
     for _ in range(steps):
-        begin = len(recorder.rows)
         with recorder:
             names["step"](model, optimizer, ids)
         for state in optimizer.state.values():
             for value in state.values():
                 recorder.mark(value, "optimizer state")
+        ends.append(len(recorder.rows))
     events = recorder.events()
-    return events[:begin], events[begin:]
+    return events[: ends[0]], events[ends[0] :]
 
 
 def _follow(model: torch.nn.Module, recorder: Recorder) -> None:
@@ -178,9 +178,9 @@ def _follow(model: torch.nn.Module, recorder: Recorder) -> None:
     model.register_forward_hook(begun)
 
 
-def repeated(count: int) -> MemoryTimeline:
-    """At least ``count`` events: a real step again and again."""
-    before, step = record()
+def repeated(count: int, steps: int = 24) -> MemoryTimeline:
+    """So many events: real steps, each with its own times, again and again."""
+    before, step = record(steps)
     events = list(before)
     length = step[-1].at_s - step[0].at_s + 1e-6
     blocks = 1 + max(event.block for event in step)

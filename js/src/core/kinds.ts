@@ -4,11 +4,15 @@ import { element } from "./dom";
 import { graph } from "./graph/view";
 import { MalformedData, unpack } from "./packed";
 import { STYLE } from "./style";
+import { timeline } from "./timeline/view";
 import { applyPalette, paletteOf } from "./theme";
 import type { Content, Kind, View } from "./view";
 import { words } from "./words";
 
-const KINDS: ReadonlyMap<string, Kind> = new Map([["graph", graph]]);
+const KINDS: ReadonlyMap<string, Kind> = new Map([
+  ["graph", graph],
+  ["timeline", timeline],
+]);
 
 /** How all views look; to be put once into the document that shows them. */
 export function style(): string {
