@@ -73,8 +73,8 @@ export class TimelineData {
     const tick = numberOf(meta.get("tick_s"));
     if (!(tick > 0)) throw new MalformedData("the timeline has no unit of time");
     const at = table.integers("at");
-    let last = at[0] ?? 0;
-    const first = last;
+    const first = Math.min(0, at[0] ?? 0); // 0 is the first event, of which a folded timeline may have no row
+    let last = first;
     for (let row = 0; row < rows; row++) {
       last = Math.max(last, at[row] as number);
       at[row] = (last - first) * tick;

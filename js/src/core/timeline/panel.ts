@@ -37,7 +37,7 @@ export function isInside(context: Context, module: string): boolean {
 export class Panel {
   readonly side: HTMLElement;
   readonly alive: HTMLElement;
-  readonly #facts = element("dl");
+  readonly #facts = element("p", { class: "dsl-facts" });
   readonly #told = element("p", { role: "status" });
   readonly #range = element("p", { role: "status" });
   readonly #parts = element("table");
@@ -62,7 +62,12 @@ export class Panel {
       this.#range,
       this.#told,
       this.#parts,
-      element("p", { class: "dsl-hint" }, words.hint),
+      element(
+        "p",
+        { class: "dsl-hint" },
+        data.folded ? `${words.folded(words.events(data.events), data.rows)} ` : "",
+        words.hint,
+      ),
     );
     this.alive = element(
       "div",
@@ -79,20 +84,19 @@ export class Panel {
   /** Tell what happened at the cursor. */
   describe({ time, state }: Cursor, step: number): void {
     const { data } = this;
-    const event = data.leading(state);
-    const facts: [string, string][] = [[words.time, timeInWords(time, step)]];
-    if (data.rows === 0) facts.splice(0, 1, [words.happened, words.empty]);
-    else if (event === null) facts.push([words.happened, words.start]);
-    else {
-      const delta = data.delta[state - 1] ?? 0;
-      const bytes = bytesInWords(Math.abs(delta));
-      facts.push([words.happened, delta < 0 ? words.freed(bytes) : words.allocated(bytes)]);
-      if (event.operator !== "") facts.push([words.operator, event.operator]);
-      if (event.module !== "") facts.push([words.module, event.module]);
-      if (event.file !== "") facts.push([words.place, placeOf(event)]);
+    if (data.rows === 0) {
+      this.#facts.replaceChildren(words.empty);
+      return;
     }
+    const event = data.leading(state);
+    const delta = data.delta[state - 1] ?? 0;
+    const bytes = bytesInWords(Math.abs(delta));
+    const happened = event === null ? words.start : delta < 0 ? words.freed(bytes) : words.allocated(bytes);
+    const where = event === null ? [] : [event.operator, event.module, placeOf(event)];
     this.#facts.replaceChildren(
-      ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+      element("strong", {}, timeInWords(time, step)),
+      `, ${happened}`,
+      element("span", {}, where.filter((part) => part !== "").join(", ")),
     );
   }
 

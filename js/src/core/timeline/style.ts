@@ -6,11 +6,10 @@ export const STYLE = `
 flex:1 1 220px;max-width:none}
 .dsl-timeline .dsl-bar .dsl-title span{font-weight:400;color:var(--dsl-faint)}
 .dsl-side{width:312px;flex:none;overflow:auto;border-left:1px solid var(--dsl-border);padding:6px 8px}
-.dsl-side dl{margin:0 0 6px;display:grid;grid-template-columns:auto 1fr;gap:1px 10px}
-.dsl-side dt{color:var(--dsl-faint)}
-.dsl-side dd{margin:0;overflow-wrap:anywhere;min-width:0}
-.dsl-side p{margin:0 0 6px}
-.dsl-timeline table{border-collapse:collapse;width:100%;font-size:12px}
+.dsl-side p{margin:0 0 6px;overflow-wrap:anywhere}
+.dsl-side p:empty{margin:0}
+.dsl-side .dsl-facts span{display:block;color:var(--dsl-faint)}
+.dsl-timeline table{border-collapse:collapse;width:100%;font-size:12px;line-height:1.35}
 .dsl-timeline th{font-weight:600;text-align:left;color:var(--dsl-faint);white-space:nowrap}
 .dsl-timeline th,.dsl-timeline td{padding:2px 8px 2px 0;vertical-align:baseline}
 .dsl-timeline td.dsl-number,.dsl-timeline th.dsl-number{text-align:right;white-space:nowrap;
@@ -21,7 +20,7 @@ font-variant-numeric:tabular-nums}
 .dsl-timeline tfoot th,.dsl-timeline tfoot td{border-top:1px solid var(--dsl-border);color:var(--dsl-text)}
 .dsl-side i{display:inline-block;width:11px;height:11px;border:1px solid var(--dsl-border);border-radius:3px;
 margin-right:6px;vertical-align:-1px;forced-color-adjust:none}
-.dsl-alive{flex:none;height:176px;display:flex;flex-direction:column;border-top:1px solid var(--dsl-border)}
+.dsl-alive{flex:none;height:152px;display:flex;flex-direction:column;border-top:1px solid var(--dsl-border)}
 .dsl-alive header{display:flex;gap:6px;align-items:center;padding:4px 8px;color:var(--dsl-faint);
 background:var(--dsl-surface)}
 .dsl-alive header p{margin:0 0 0 auto}

@@ -292,12 +292,11 @@ export class TimelineView implements View {
     const by = element("select", {}, ...ways.map(([value, label]) => element("option", { value }, label)));
     by.addEventListener("change", () => this.divide(by.value));
     const peak = bytesInWords(data.totals[data.peak] ?? 0);
-    const events = words.events(data.events);
+    const events = data.folded ? words.foldedEvents(data.events) : words.events(data.events);
     const said = [words.summary(peak, timeInWords(data.timeOf(data.peak)), events)];
     if (data.device !== "") said.push(data.device);
     if (data.outOfMemoryAt !== null) said.push(words.outOfMemory);
     const summary = element("span", {}, data.rows === 0 ? words.empty : said.join(", "));
-    if (data.folded) summary.title = words.folded(events, data.rows);
     const file = this.title.replace(/[^\w.-]+/g, "_").slice(0, 100) || "memory";
     return element(
       "div",

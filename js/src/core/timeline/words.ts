@@ -30,8 +30,10 @@ export const words = {
   savePng: "Save as PNG",
   summary: (bytes: string, time: string, events: string): string => `peak ${bytes} at ${time}, ${events}`,
   events: (number: number): string => count(number, "event"),
+  foldedEvents: (number: number): string => `${count(number, "event")}, folded`,
   folded: (events: string, rows: number): string =>
-    `${events} are folded to ${count(rows, "row")}: totals and peaks are exact, what came and went in between is counted`,
+    `${events} are folded to ${count(rows, "row")}: peaks and totals are exact, what came and went between two rows is ` +
+    `only counted.`,
   empty: "Nothing was recorded: no memory was allocated or freed.",
   nothingThere: "Nothing is there at this time.",
   noCategory: "no category",
@@ -41,12 +43,9 @@ export const words = {
   atCursor: "at cursor",
   atPeak: "at peak",
   series: "What memory holds, at the cursor and at the peak",
-  time: "time",
-  happened: "event",
   allocated: (bytes: string): string => `${bytes} allocated`,
   freed: (bytes: string): string => `${bytes} freed`,
   start: "before the first event",
-  range: "range",
   rangeIs: (from: string, to: string): string => `${from} to ${to}`,
   rangeSays: (allocated: string, freed: string, peak: string, at: string, events: string): string =>
     `${allocated} allocated, ${freed} freed, at most ${peak} at ${at}; ${events}`,
