@@ -42,7 +42,7 @@ def folded_rows(rows: Rows, max_bytes: int) -> Rows:
 
 
 def timeline_frame(record: MemoryTimeline, title: str, max_bytes: int = FRAME_BYTES) -> str:
-    """A timeline to explore, as HTML of at most ``max_bytes`` in a notebook; empty where the front end was not built."""
+    """A timeline to explore, as HTML of at most ``max_bytes`` in a notebook; empty without the front end."""
     around = _page.frame(_KIND, title, "")
     if around is None:
         return ""
@@ -59,9 +59,9 @@ def timeline_text(record: MemoryTimeline, *, max_rows: int = 12) -> str:
 
     >>> from deepseek_lab.base.timeline import MemoryEvent
     >>> print(timeline_text(MemoryTimeline.of([MemoryEvent(0, 2048, 1, "parameters", "model.head")])))
-    memory: at most 2.00 KiB, 0 us after the start; 1 event
-      bytes      share   blocks   category     module       operator   place
-      2.00 KiB   100 %        1   parameters   model.head
+    memory: at most 2.00 KiB, at the start; 1 event
+      bytes     share  blocks  category    module
+      2.00 KiB  100 %       1  parameters  model.head
     """
     rows = rows_of(record)
     at, most = rows.peak()
@@ -89,8 +89,9 @@ def summary(rows: Rows, at: int, most: int) -> str:
     """What the peak was, in a line."""
     if not rows.at:
         return "memory: nothing was recorded"
-    when = _words.milliseconds(rows.at[at] * rows.tick_s * 1e3) if at >= 0 else "0 us"
+    after = _words.seconds(rows.at[at] * rows.tick_s) if at >= 0 else ""
+    when = f"{after} after the start" if after else "at the start"
     device = f" on {_words.clip(rows.device, 40)}" if rows.device else ""
     ended = "; out of memory at the end" if rows.out_of_memory_at is not None else ""
     count = _words.plural(rows.events, "event")
-    return f"memory{device}: at most {_words.memory(most)}, {when} after the start; {count}{ended}"
+    return f"memory{device}: at most {_words.memory(most)}, {when}; {count}{ended}"

@@ -1,8 +1,8 @@
 """A memory timeline as the rows that travel to a page, and as fewer of them where a notebook keeps them.
 
-Folding keeps instants: of each of many stretches of time the moment that held most, and the last one. What was allocated
-between two instants and is alive at the second becomes one row for each context and each instant at which it goes;
-what came and went between two instants is counted as churn. So totals at every instant are exact, for each category,
+Folding keeps instants: of each of many stretches of time the moment that held most, and the last one. What was
+allocated between two instants and is alive at the second becomes one row for each context and each instant at which it
+goes; what came and went between two instants is counted as churn. So totals at every instant are exact, for each category,
 module and place, no peak vanishes, and folding again is the same as folding harder at once.
 """
 
@@ -85,11 +85,14 @@ class Rows:
         found: dict[int, list[int]] = collections.defaultdict(lambda: [0, 0])
         ended = {freed for freed in self.frees[: at + 1] if freed >= 0}
         for row, size in enumerate(self.bytes):
-            if row <= at if self.allocates(row) else self.frees[row] < 0 and row > at:
-                if row not in ended:
-                    entry = found[self.context[row]]
-                    entry[0] += abs(size)
-                    entry[1] += self.count[row]
+            if self.allocates(row):
+                present = row <= at and row not in ended
+            else:
+                present = self.frees[row] < 0 and row > at  # it was there until then
+            if present:
+                entry = found[self.context[row]]
+                entry[0] += abs(size)
+                entry[1] += self.count[row]
         return {context: (entry[0], entry[1]) for context, entry in found.items()}
 
     def packed(self) -> str:
@@ -97,9 +100,7 @@ class Rows:
         words: dict[str, int] = {}
         columns: dict[str, list[int]] = {}
         for at, name in enumerate(("category", "module", "operator", "file")):
-            columns[name] = [
-                words.setdefault(str(context[at]), len(words)) for context in self.contexts
-            ]
+            columns[name] = [words.setdefault(str(context[at]), len(words)) for context in self.contexts]
         columns["line"] = [context[4] for context in self.contexts]
         meta: dict[str, Any] = {
             "words": list(words),
@@ -166,7 +167,9 @@ def fold(rows: Rows, stretches: int) -> Rows:
         return dataclasses.replace(rows, folded=True)
     instant = [bisect.bisect_left(kept, row) for row in range(len(rows.at))]
     ends = {freed: row for row, freed in enumerate(rows.frees) if freed >= 0}
-    groups: dict[tuple[int, int, int], list[int]] = {}  # context, instants: bytes, blocks, context of the free
+    groups: dict[
+        tuple[int, int, int], list[int]
+    ] = {}  # context, instants: bytes, blocks, context of the free
     ungrouped: dict[tuple[int, int], list[int]] = {}  # what was there from the start
     churn = [[rows.churn_bytes[row], rows.churn_events[row]] for row in kept]
     last = {row: at for at, row in enumerate(kept)}

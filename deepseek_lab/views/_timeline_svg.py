@@ -55,7 +55,9 @@ def stack(rows: Rows, most: int = len(COLOURS)) -> Stack:
             for each, column in values.items():
                 column.append(totals[each])
     used = [name for name, column in values.items() if any(column)]
-    used.sort(key=lambda name: (CATEGORIES.index(name) if name in CATEGORIES else 99, -max(values[name]), name))
+    used.sort(
+        key=lambda name: (CATEGORIES.index(name) if name in CATEGORIES else 99, -max(values[name]), name)
+    )
     if len(used) > most:
         rest = used[most - 1 :]
         used = [*used[: most - 1], OTHERS]

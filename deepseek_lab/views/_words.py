@@ -107,4 +107,8 @@ def memory(value: float) -> str:
     while abs(value) >= 1000 and unit < len(units) - 1:
         value /= 1024
         unit += 1
-    return f"{value:.0f} B" if unit == 0 else f"{value:.{max(0, 2 - len(str(int(abs(value)))) + 1)}f} {units[unit]}"
+    return (
+        f"{value:.0f} B"
+        if unit == 0
+        else f"{value:.{max(0, 2 - len(str(int(abs(value)))) + 1)}f} {units[unit]}"
+    )

@@ -166,13 +166,16 @@ def _follow(model: torch.nn.Module, recorder: Recorder) -> None:
             recorder.modules.pop()
 
     def begun(module: torch.nn.Module, args: Any, output: torch.Tensor) -> None:
-        for block in recorder.alive("temporary"):  # what the forward pass leaves is kept for the backward pass
+        for block in recorder.alive(
+            "temporary"
+        ):  # what the forward pass leaves is kept for the backward pass
             recorder.category[block] = "activations"
 
     for path, module in model.named_modules():
         if path:
             module.register_forward_pre_hook(entered(path))
             module.register_forward_hook(left)
+        if path and not isinstance(module, torch.nn.Embedding):  # whose inputs have no gradient to hook on
             module.register_full_backward_pre_hook(entered(path))
             module.register_full_backward_hook(left)
     model.register_forward_hook(begun)
@@ -187,7 +190,8 @@ def repeated(count: int, steps: int = 24) -> MemoryTimeline:
     copy = 0
     while len(events) < count:
         events += [
-            event._replace(at_s=event.at_s + copy * length, block=event.block + copy * blocks) for event in step
+            event._replace(at_s=event.at_s + copy * length, block=event.block + copy * blocks)
+            for event in step
         ]
         copy += 1
     return MemoryTimeline.of(events[:count], device="cpu")

@@ -75,7 +75,7 @@ export class Panel {
       element("header", {}, element("span", { "aria-hidden": "true" }, words.alive), which, this.#left),
       element(
         "div",
-        { class: "dsl-scroll", role: "region", "aria-label": words.alive, tabindex: 0 },
+        { class: "dsl-scroll", role: "region", "aria-label": words.aliveList, tabindex: 0 },
         this.#blocks,
       ),
     );
@@ -176,7 +176,7 @@ export class Panel {
     const shown = found.slice(0, MAX_ROWS);
     const rows = shown.map(({ context, bytes, blocks }) => {
       const about = data.contexts[context] as Context;
-      const share = total > 0 ? `${((100 * bytes) / total).toFixed(bytes > total / 10 ? 0 : 1)} %` : "";
+      const share = total > 0 ? `${((100 * bytes) / total).toFixed(bytes >= total / 10 ? 0 : 1)} %` : "";
       return element(
         "tr",
         { "data-context": context, class: isInside(about, this.#module) ? "dsl-told" : undefined },

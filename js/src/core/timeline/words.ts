@@ -52,6 +52,7 @@ export const words = {
   peakLabel: (bytes: string): string => `peak ${bytes}`,
   outOfMemory: "out of memory",
   alive: "Alive",
+  aliveList: "Blocks by place, largest first",
   aliveAt: { peak: "at the peak", cursor: "at the cursor" },
   bytes: "bytes",
   share: "share",
