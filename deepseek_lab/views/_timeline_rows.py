@@ -2,8 +2,8 @@
 
 Folding keeps instants: of each of many stretches of time the moment that held most, and the last one. What was
 allocated between two instants and is alive at the second becomes one row for each context and each instant at which it
-goes; what came and went between two instants is counted as churn. So totals at every instant are exact, for each category,
-module and place, no peak vanishes, and folding again is the same as folding harder at once.
+goes; what came and went between two instants is counted as churn. So totals at every instant are exact, for each
+category, module and place, no peak vanishes, and folding again is the same as folding harder at once.
 """
 
 from __future__ import annotations
