@@ -27,7 +27,8 @@ background:var(--dsl-surface)}
 .dsl-alive .dsl-scroll{overflow:auto;padding:0 8px;flex:1 1 auto;min-height:0}
 .dsl-alive thead th{position:sticky;top:0;background:var(--dsl-background)}
 .dsl-alive td{overflow-wrap:anywhere;min-width:60px}
-.dsl-alive td button{min-height:24px;padding:0 6px;text-align:left;overflow-wrap:anywhere}
+.dsl-alive td button{min-height:24px;padding:0 6px;text-align:left;max-width:260px;overflow:hidden;
+text-overflow:ellipsis;white-space:nowrap}
 .dsl-alive tr.dsl-told td{background:var(--dsl-surface);box-shadow:inset 0 -1px var(--dsl-accent)}
 @media (max-width:720px){
 .dsl-timeline{height:auto;min-height:100vh;overflow:auto}
