@@ -1,5 +1,5 @@
 """Views of reports and runs that need nothing but the standard library: text, HTML, SVG, JSON and Markdown, pages in
-which a graph can be explored, and what a page is told while a run goes on.
+which a graph or a memory timeline can be explored, and what a page is told while a run goes on.
 
 What draws is imported when something is drawn: loading the extension needs only :mod:`deepseek_lab.views.live`.
 """
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from deepseek_lab.views._save import save
     from deepseek_lab.views._svg import graph_svg
     from deepseek_lab.views._text import graph_text
+    from deepseek_lab.views._timeline import packed_timeline, timeline_frame, timeline_page, timeline_text
+    from deepseek_lab.views._timeline_svg import timeline_svg
 
 _PLACES = {
     "bundle": "_bundle",
@@ -23,11 +25,29 @@ _PLACES = {
     "graph_frame": "_page",
     "graph_svg": "_svg",
     "graph_text": "_text",
+    "packed_timeline": "_timeline",
     "run_bundle": "_run",
     "save": "_save",
+    "timeline_frame": "_timeline",
+    "timeline_page": "_timeline",
+    "timeline_svg": "_timeline_svg",
+    "timeline_text": "_timeline",
 }
 
-__all__ = ["bundle", "explorable", "graph_frame", "graph_svg", "graph_text", "run_bundle", "save"]
+__all__ = [
+    "bundle",
+    "explorable",
+    "graph_frame",
+    "graph_svg",
+    "graph_text",
+    "packed_timeline",
+    "run_bundle",
+    "save",
+    "timeline_frame",
+    "timeline_page",
+    "timeline_svg",
+    "timeline_text",
+]
 
 
 def __getattr__(name: str) -> Any:

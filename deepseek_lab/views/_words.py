@@ -98,3 +98,17 @@ def shape(node: GraphNode, times: str = "×") -> str:
 def plural(count: int, noun: str) -> str:
     """``1 node``, ``1,200 nodes``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def memory(value: float) -> str:
+    """A number of bytes: ``512 B``, ``1.21 GiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    unit = 0
+    while abs(value) >= 1000 and unit < len(units) - 1:
+        value /= 1024
+        unit += 1
+    return (
+        f"{value:.0f} B"
+        if unit == 0
+        else f"{value:.{max(0, 2 - len(str(int(abs(value)))) + 1)}f} {units[unit]}"
+    )

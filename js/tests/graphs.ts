@@ -14,7 +14,7 @@ export interface Operation {
   mark?: string;
 }
 
-function varints(values: Iterable<number>): number[] {
+export function varints(values: Iterable<number>): number[] {
   const made: number[] = [];
   for (let value of values) {
     while (value >= 0x80) {
@@ -26,7 +26,7 @@ function varints(values: Iterable<number>): number[] {
   return made;
 }
 
-const zigzag = (value: number): number => (value >= 0 ? 2 * value : -2 * value - 1);
+export const zigzag = (value: number): number => (value >= 0 ? 2 * value : -2 * value - 1);
 
 /** The operations as a packed table. */
 export function packed(operations: readonly Operation[]): string {

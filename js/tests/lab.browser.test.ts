@@ -22,7 +22,7 @@ from deepseek_lab import views
 from deepseek_lab.base import events as ev
 nodes = samples.gpt2(12)
 log = ev.EventLog()
-for event in samples.events(nodes, samples.gpt2_plan(nodes)):
+for event in samples.report_events(nodes, samples.gpt2_plan(nodes)):
     log.emit(event)
 shown = views.bundle(samples.report(nodes, samples.gpt2_plan(nodes)), log, run="r")
 for name in ("trusted", "untrusted"):

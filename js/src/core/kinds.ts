@@ -6,6 +6,7 @@ import { MalformedData, unpack } from "./packed";
 import { run } from "./run/view";
 import { STYLE } from "./style";
 import { text } from "./text";
+import { timeline } from "./timeline/view";
 import { applyPalette, paletteOf } from "./theme";
 import type { Content, Kind, View } from "./view";
 import { words } from "./words";
@@ -14,6 +15,7 @@ const KINDS: ReadonlyMap<string, Kind> = new Map([
   ["graph", graph],
   ["run", run],
   ["text", text],
+  ["timeline", timeline],
 ]);
 
 /** How all views look; to be put once into the document that shows them. */

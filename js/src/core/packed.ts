@@ -189,7 +189,9 @@ function fromBase64(text: string): Uint8Array {
   } catch {
     throw new MalformedData("the data is no base64");
   }
-  return Uint8Array.from(binary, (character) => character.charCodeAt(0));
+  const bytes = new Uint8Array(binary.length); // a loop: Uint8Array.from takes ten times as long
+  for (let at = 0; at < bytes.length; at++) bytes[at] = binary.charCodeAt(at);
+  return bytes;
 }
 
 function decode(bytes: Uint8Array): Table {

@@ -13,6 +13,8 @@ export interface Surface {
   wire(x1: number, y1: number, x2: number, y2: number, stroke: string, lineWidth: number): void;
   /** Straight lines from point to point, x and y in turn. */
   line(points: readonly number[], stroke: string, lineWidth: number): void;
+  /** What lies inside of straight lines from point to point, x and y in turn. */
+  area(points: readonly number[], fill: string): void;
   /** Text, its middle at `y`, cut off to `maxWidth`. */
   text(
     text: string,
@@ -72,6 +74,14 @@ export class CanvasSurface implements Surface {
     context.stroke();
   }
 
+  area(points: readonly number[], fill: string): void {
+    const { context } = this;
+    context.beginPath();
+    for (let at = 0; at < points.length; at += 2) context.lineTo(points[at] ?? 0, points[at + 1] ?? 0);
+    context.fillStyle = fill;
+    context.fill();
+  }
+
   text(text: string, x: number, y: number, size: number, fill: string, maxWidth: number, bold = false): void {
     const shown = clipped(text, size, maxWidth);
     if (shown === "") return;
@@ -110,6 +120,10 @@ export class SvgSurface implements Surface {
     this.#parts.push(
       `<polyline points="${points.map(n).join(" ")}" fill="none" stroke="${stroke}" stroke-width="${n(lineWidth)}"/>`,
     );
+  }
+
+  area(points: readonly number[], fill: string): void {
+    this.#parts.push(`<polygon points="${points.map(n).join(" ")}" fill="${fill}"/>`);
   }
 
   text(text: string, x: number, y: number, size: number, fill: string, maxWidth: number, bold = false): void {

@@ -39,3 +39,41 @@ export interface Kind {
   /** How the view looks, beside what all share. */
   readonly style?: string;
 }
+
+/**
+ * A place in the program of which a view speaks; what is not known is empty or 0.
+ *
+ * Views tell each other by an event of this name, with a `Place` as its detail: it is dispatched at the element of the
+ * view in which something was chosen, bubbles, and others hear it at the root of the document.
+ */
+export interface Place {
+  readonly file: string;
+  readonly line: number;
+  /** Module path with dots between its levels. */
+  readonly module: string;
+}
+
+export const PLACE_EVENT = "dsl-place";
+
+/** Tell other views of a place. */
+export function tellPlace(from: Element, place: Place): void {
+  from.dispatchEvent(new CustomEvent(PLACE_EVENT, { detail: place, bubbles: true, composed: true }));
+}
+
+/** Call back with every place of which another view than `own` tells; returns what ends that. */
+export function onPlace(own: Element, told: (place: Place) => void): () => void {
+  const root = own.getRootNode();
+  const heard = (event: Event): void => {
+    if (event.composedPath().includes(own)) return;
+    const detail: unknown = event instanceof CustomEvent ? event.detail : null;
+    if (typeof detail !== "object" || detail === null) return;
+    const { file, line, module } = detail as Record<string, unknown>;
+    told({
+      file: typeof file === "string" ? file : "",
+      line: typeof line === "number" && Number.isFinite(line) ? line : 0,
+      module: typeof module === "string" ? module : "",
+    });
+  };
+  root.addEventListener(PLACE_EVENT, heard);
+  return () => root.removeEventListener(PLACE_EVENT, heard);
+}

@@ -9,6 +9,8 @@ export const TARGET = "deepseek_lab";
 const SUBSHELL_MS = 1500;
 /** How long a kernel may take to answer a wish to stop before it is interrupted. */
 const STOP_MS = 1000;
+/** How long an idle kernel may take to answer a question. */
+const ANSWER_MS = 4000;
 
 export interface Hearer {
   /** A packed table; `first` where it holds all from the beginning. */
@@ -129,6 +131,9 @@ export class Link {
   #error = "";
   #comm: Kernel.IComm | null = null;
   #opening = false;
+  #disposed = false;
+  /** Cells that have ended, as one may have loaded the extension while the question was on its way. */
+  #ended = 0;
 
   constructor(kernel: Kernel.IKernelConnection) {
     this.#kernel = kernel;
@@ -155,6 +160,7 @@ export class Link {
   }
 
   dispose(): void {
+    this.#disposed = true;
     this.#kernel.iopubMessage.disconnect(this.#message, this);
     if (this.#comm !== null && !this.#comm.isDisposed) this.#comm.close();
     this.#comm = null;
@@ -163,31 +169,48 @@ export class Link {
   /** Try again when a cell has ended that may have loaded the extension. */
   #message(_: Kernel.IKernelConnection, message: KernelMessage.IIOPubMessage): void {
     const { header, parent_header: parent, content } = message;
-    if (header.msg_type !== "status" || this.#state !== "absent") return;
-    if (!("msg_type" in parent) || parent.msg_type !== "execute_request") return;
-    if ((content as { execution_state?: string }).execution_state === "idle") void this.#open();
+    if (header.msg_type !== "status" || !("msg_type" in parent) || parent.msg_type !== "execute_request")
+      return;
+    if ((content as { execution_state?: string }).execution_state !== "idle") return;
+    this.#ended++;
+    if (this.#state === "absent") void this.#open();
   }
 
   async #open(): Promise<void> {
-    if (this.#opening || this.#comm !== null) return;
+    if (this.#opening || this.#disposed || this.#comm !== null) return;
     this.#opening = true;
+    const ended = this.#ended;
+    let answered = false;
     try {
-      this.#comm = await opened(
+      const comm = await opened(
         this.#kernel,
         { ask: "state" },
         ({ state, error }) => {
+          answered = true;
           this.#error = typeof error === "string" ? error : "";
           if (state === "on" || state === "off") this.#set(state);
         },
         () => {
+          answered = true;
           this.#comm = null;
           this.#set("absent");
+          if (this.#ended > ended) void this.#open();
         },
       );
+      if (answered && this.#state === "absent") return; // refused at once
+      this.#comm = comm;
+      void pause(ANSWER_MS).then(() => {
+        // A kernel drops what comes by a way that was taken down meanwhile.
+        if (answered || this.#disposed || this.#kernel.status !== "idle") return;
+        comm.dispose();
+        this.#comm = null;
+        void this.#open();
+      });
     } catch {
       this.#set("absent");
     } finally {
       this.#opening = false;
+      if (this.#state === "absent" && this.#ended > ended) void this.#open();
     }
   }
 
