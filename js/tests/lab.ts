@@ -23,6 +23,7 @@ export interface Cell {
 
 export class Lab {
   readonly #server: ChildProcess;
+  #pages = 0;
 
   private constructor(
     readonly folder: string,
@@ -120,7 +121,8 @@ export class Lab {
       checkForUpdates: false,
     });
     const page = await browser.newPage({ viewport: { width: 1300, height: 900 }, colorScheme: "light" });
-    await page.goto(`${this.url}/lab/tree/${name}.ipynb?reset`);
+    // A workspace of its own: what other pages had open is not opened again.
+    await page.goto(`${this.url}/lab/workspaces/w${++this.#pages}/tree/${name}.ipynb`);
     await page.locator(".jp-Notebook .jp-Cell").first().waitFor({ timeout: 60_000 });
     return page;
   }
@@ -132,10 +134,20 @@ export class Lab {
   }
 }
 
-/** Run a cell by its number, without waiting for its end. */
+/** Run a cell by its number, without waiting for its end. A notebook that is not ready yet takes no keys: try again. */
 export async function run(page: Page, number: number): Promise<void> {
-  await page.locator(`.jp-Notebook .jp-CodeCell >> nth=${number}`).locator(".cm-content").click();
-  await page.keyboard.press("Control+Enter");
+  const cell = page.locator(`.jp-Notebook .jp-CodeCell >> nth=${number}`);
+  const prompt = (): Promise<string> => cell.locator(".jp-InputPrompt").innerText();
+  const before = await prompt();
+  for (let attempt = 0; attempt < 40; attempt++) {
+    await cell.locator(".cm-content").click();
+    await page.keyboard.press("Control+Enter");
+    for (let wait = 0; wait < 10; wait++) {
+      if ((await prompt()) !== before) return;
+      await page.waitForTimeout(100);
+    }
+  }
+  throw new Error(`cell ${number} does not run`);
 }
 
 /** Until the kernel has nothing to do. */

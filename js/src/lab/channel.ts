@@ -72,7 +72,9 @@ export class Channel {
     this.#stopAnswered = false;
     this.#comm?.send({ do: "stop" });
     await pause(STOP_MS);
-    if (!this.#stopAnswered && !this.#over && this.#kernel.status === "busy") await this.#kernel.interrupt();
+    // A page that was loaded while the cell ran does not know that the kernel is busy, only that it does not answer.
+    const free = ["idle", "dead", "terminating"].includes(this.#kernel.status);
+    if (!this.#stopAnswered && !this.#over && !free) await this.#kernel.interrupt();
   }
 
   dispose(): void {

@@ -2,7 +2,7 @@
 
 import type { ISessionContext } from "@jupyterlab/apputils";
 import type { IRenderMime } from "@jupyterlab/rendermime-interfaces";
-import type { Kernel } from "@jupyterlab/services";
+import type { KernelMessage } from "@jupyterlab/services";
 import { type Message } from "@lumino/messaging";
 import { Widget } from "@lumino/widgets";
 import { element } from "../core/dom";
@@ -35,6 +35,9 @@ export class Output extends Widget implements IRenderMime.IRenderer {
   #payload: Payload | null = null;
   #channel: Channel | null = null;
   #html = "";
+  #session: ISessionContext | null = null;
+  /** Whether a channel has said something: it knows more than what is saved. */
+  #heard = false;
 
   constructor(runs: IRuns, live: () => boolean) {
     super();
@@ -67,7 +70,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
 
   override dispose(): void {
     if (this.isDisposed) return;
-    this.#channel?.dispose();
+    this.#follow(null);
     this.#runs.remove(this);
     this.#clear();
     super.dispose();
@@ -87,7 +90,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
   /** Show what the payload has: views that are as they were stay, with all that their reader did. */
   async #take(payload: Payload): Promise<void> {
     const kept = this.#tabs;
-    const following = this.#channel !== null;
+    const following = this.#heard;
     this.#tabs = payload.views.map((content, place) => {
       const old = kept[place];
       // A live view knows more than what was saved of it.
@@ -151,14 +154,18 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     const payload = this.#payload;
     if (payload === null || !payload.live || !this.isAttached || this.#channel !== null || !this.#live())
       return;
-    const kernel = kernelOf(this);
-    if (kernel === null) return;
+    // A copy of an output stands outside of its notebook: it follows as the original does.
+    this.#follow(sessionOf(this) ?? this.#runs.sessionOf(payload.run));
+    const kernel = this.#session?.session?.kernel;
+    if (kernel == null) return; // it may come later
     const place = this.#tabs.findIndex((tab) => tab.content.kind === "run");
     const tab = this.#tabs[place];
     if (tab === undefined) return;
     tab.view ??= mount(tab.place, tab.content);
+    this.#heard = false;
     const channel = new Channel(kernel, payload.run, {
       news: async (packed, first) => {
+        this.#heard = true;
         const table = await unpack(packed);
         let view = await tab.view;
         if (view === null || this.isDisposed) return;
@@ -169,6 +176,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
           view = await tab.view;
         } else if (isLive(view)) view.push(table);
         if (isLive(view)) view.control({ stop: () => void channel.stop() });
+        if (first) this.#tell();
       },
       over: (ended) => {
         this.#channel = null;
@@ -183,9 +191,40 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#tell();
   }
 
+  /** Connect when a kernel comes: a page that was just loaded has its outputs first. */
+  #follow(session: ISessionContext | null): void {
+    if (session === this.#session) return;
+    this.#session?.kernelChanged.disconnect(this.#connect, this);
+    this.#session?.iopubMessage.disconnect(this.#overhear, this);
+    this.#session = session;
+    session?.kernelChanged.connect(this.#connect, this);
+    session?.iopubMessage.connect(this.#overhear, this);
+  }
+
+  /**
+   * Take over what the kernel shows for this run where no channel says more. To a page that was loaded while a cell
+   * runs JupyterLab gives no channel before the cell has ended, and no updates of outputs that it did not see begin.
+   */
+  #overhear(_: ISessionContext, message: KernelMessage.IMessage): void {
+    if (message.header.msg_type !== "update_display_data" || this.#heard || this.#payload?.live !== true)
+      return;
+    const { data } = message.content as { data?: unknown };
+    if (!isRecord(data)) return;
+    const payload = checkedPayload(data[MIME]);
+    if (typeof payload === "string" || payload.run !== this.#payload.run) return;
+    this.#summary.textContent = asText(data["text/plain"]).split("\n", 1)[0] ?? "";
+    this.#payload = payload;
+    void this.#take(payload).then(async () => {
+      const view = await this.#tabs.find((tab) => tab.content.kind === "run")?.view;
+      if (view != null && isLive(view) && payload.live)
+        view.control({ stop: () => void this.#channel?.stop() });
+    });
+    this.#tell();
+  }
+
   #tell(): void {
     const payload = this.#payload;
-    this.#summary.hidden = this.#channel !== null; // the view knows more than the line of when it was shown
+    this.#summary.hidden = this.#heard && this.#channel !== null; // the view knows more than the line of when it was shown
     if (payload === null || !this.isAttached) return;
     this.#runs.put({
       widget: this,
@@ -194,6 +233,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
       live: this.#channel !== null,
       views: payload.views,
       html: this.#html,
+      session: this.#session,
       stop: () => void this.#channel?.stop(),
     });
   }
@@ -217,10 +257,10 @@ function asText(value: unknown): string {
   return typeof value === "string" ? value : Array.isArray(value) ? value.join("") : "";
 }
 
-/** The kernel of the document that a widget stands in. */
-export function kernelOf(widget: Widget): Kernel.IKernelConnection | null {
+/** The session of the document that a widget stands in. */
+function sessionOf(widget: Widget): ISessionContext | null {
   for (let at: Widget | null = widget; at !== null; at = at.parent) {
-    if (hasSession(at)) return at.sessionContext.session?.kernel ?? null;
+    if (hasSession(at)) return at.sessionContext;
   }
   return null;
 }

@@ -1,5 +1,6 @@
 /** What the plugins share: the outputs of ours that are in the page, and what is known of each. */
 
+import type { ISessionContext } from "@jupyterlab/apputils";
 import { Token } from "@lumino/coreutils";
 import { type ISignal, Signal } from "@lumino/signaling";
 import type { Widget } from "@lumino/widgets";
@@ -15,6 +16,8 @@ export interface Shown {
   readonly views: readonly Content[];
   /** The static page, for those who take it away. */
   readonly html: string;
+  /** Of the notebook that it stands in. */
+  readonly session: ISessionContext | null;
   stop(): void;
 }
 
@@ -23,6 +26,8 @@ export interface IRuns {
   readonly changed: ISignal<IRuns, void>;
   /** Those inside of a widget, in the order in which they stand there. */
   inside(place: Widget | null): readonly Shown[];
+  /** The session of a notebook in which a run is shown. */
+  sessionOf(run: string): ISessionContext | null;
   put(shown: Shown): void;
   remove(widget: Widget): void;
 }
@@ -49,6 +54,12 @@ export class Runs implements IRuns {
           ? -1
           : 1,
       );
+  }
+
+  sessionOf(run: string): ISessionContext | null {
+    for (const shown of this.#shown.values())
+      if (shown.run === run && shown.session !== null) return shown.session;
+    return null;
   }
 
   put(shown: Shown): void {
