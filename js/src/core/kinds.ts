@@ -1,6 +1,10 @@
 /** The kinds of views: a new one is a file of its own, a record in Python, and its line here. */
 
 import { element } from "./dom";
+import { heatmap } from "./charts/heatmap/view";
+import { lines } from "./charts/lines/view";
+import { scatter } from "./charts/scatter/view";
+import { table } from "./charts/table/view";
 import { graph } from "./graph/view";
 import { MalformedData, unpack } from "./packed";
 import { STYLE } from "./style";
@@ -8,7 +12,13 @@ import { applyPalette, paletteOf } from "./theme";
 import type { Content, Kind, View } from "./view";
 import { words } from "./words";
 
-const KINDS: ReadonlyMap<string, Kind> = new Map([["graph", graph]]);
+const KINDS: ReadonlyMap<string, Kind> = new Map([
+  ["graph", graph],
+  ["heatmap", heatmap],
+  ["lines", lines],
+  ["scatter", scatter],
+  ["table", table],
+]);
 
 /** How all views look; to be put once into the document that shows them. */
 export function style(): string {

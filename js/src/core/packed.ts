@@ -59,6 +59,30 @@ export class Table {
     return type === "text" || type === "numbered";
   }
 
+  /** Whether a column holds one number a row. */
+  isNumber(name: string): boolean {
+    const type = this.#columns.get(name)?.header.type;
+    return type === "int" || type === "float";
+  }
+
+  /** The numbers of a column, whole or in single precision. */
+  numbers(name: string): Float64Array | Float32Array {
+    return this.#columns.get(name)?.header.type === "int" ? this.integers(name) : this.floats(name);
+  }
+
+  /** Words by number, however they were packed. */
+  words(name: string): TextColumn {
+    if (this.#columns.get(name)?.header.type !== "numbered") return this.text(name);
+    const codes = new Uint32Array(this.rows);
+    const numbers = new Map<string, number>();
+    this.names(name).forEach((word, row) => {
+      const code = numbers.get(word) ?? numbers.size;
+      if (code === numbers.size) numbers.set(word, code);
+      codes[row] = code;
+    });
+    return { words: [...numbers.keys()], codes };
+  }
+
   has(name: string): boolean {
     return this.#columns.has(name);
   }
