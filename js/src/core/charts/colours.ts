@@ -33,6 +33,9 @@ function stops(text: string): Rgb[] {
 }
 
 const STEPS = 256;
+/** Stops of the sequential ramp that stand out from light and from dark ground, for points that lie on it. */
+const ON_LIGHT = [0, 7] as const;
+const ON_DARK = [3, 10] as const;
 
 /** Colours from one end to the other, `STEPS` of them: 0xAABBGGRR, as image data holds them. */
 export class Ramp {
@@ -40,10 +43,14 @@ export class Ramp {
   readonly packed = new Uint32Array(STEPS);
 
   constructor(
-    readonly diverging: boolean,
+    readonly kind: "sequential" | "diverging" | "points",
     palette: Palette,
   ) {
-    this.#stops = stops(!diverging ? SEQUENTIAL : palette.dark ? DIVERGING_DARK : DIVERGING_LIGHT);
+    this.#stops = stops(kind !== "diverging" ? SEQUENTIAL : palette.dark ? DIVERGING_DARK : DIVERGING_LIGHT);
+    if (kind === "points") {
+      // More stands out more: bright on dark ground, dark on light ground.
+      this.#stops = palette.dark ? this.#stops.slice(...ON_DARK) : this.#stops.slice(...ON_LIGHT).reverse();
+    }
     for (let step = 0; step < STEPS; step++) {
       const [r, g, b] = this.at(step / (STEPS - 1));
       this.packed[step] = (255 << 24) | (b << 16) | (g << 8) | r;

@@ -23,7 +23,7 @@ height:10px;border-radius:3px;margin-right:4px}
 .dsl-ramp{display:inline-block;width:160px;height:12px;border:1px solid var(--dsl-border);vertical-align:-2px;
 margin:0 6px;forced-color-adjust:none}
 .dsl-legend i,.dsl-readout i{forced-color-adjust:none}
-.dsl-bar select{max-width:150px}
+.dsl-bar select{max-width:112px}
 .dsl-bar input[type=checkbox]{width:18px;min-height:24px;margin:0}
 .dsl-bar input[type=range]{width:90px;padding:0}
 .dsl-grid{flex:1 1 auto;min-height:0;overflow:auto;position:relative;font-variant-numeric:tabular-nums}

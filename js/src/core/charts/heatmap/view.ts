@@ -49,7 +49,7 @@ export class HeatmapView implements View {
   ) {
     this.#part = matrix.whole;
     this.#palette = paletteOf(host);
-    this.#ramp = new Ramp(matrix.diverging, this.#palette);
+    this.#ramp = new Ramp(matrix.diverging ? "diverging" : "sequential", this.#palette);
     const empty = matrix.rows === 0 || matrix.columns === 0;
     this.#plot = element(
       "div",
@@ -74,6 +74,7 @@ export class HeatmapView implements View {
       this.#twin,
       ...noteOf(cut),
     );
+    this.#legend.hidden = this.#readout.element.hidden = empty;
     host.append(this.#root);
     this.#listen();
     this.#retheme();
@@ -364,7 +365,7 @@ export class HeatmapView implements View {
   #retheme(): void {
     this.#palette = paletteOf(this.host);
     applyPalette(this.#root, this.#palette);
-    this.#ramp = new Ramp(this.matrix.diverging, this.#palette);
+    this.#ramp = new Ramp(this.matrix.diverging ? "diverging" : "sequential", this.#palette);
     this.#schedule();
   }
 

@@ -29,6 +29,7 @@ export class LinesView implements View {
   readonly #legend = element("div", { class: "dsl-legend", role: "group", "aria-label": words.series });
   readonly #twin = element("div", { class: "dsl-twin", hidden: true });
   readonly #empty = element("p", { class: "dsl-message", hidden: true }, words.emptyLines);
+  readonly #note = element("p", { class: "dsl-note", hidden: true });
   readonly #readout = new Readout();
   readonly #hidden = new Set<string>();
   readonly #endings: (() => void)[] = [];
@@ -63,6 +64,7 @@ export class LinesView implements View {
       this.#empty,
       this.#plot,
       this.#legend,
+      this.#note,
       this.#readout.element,
       this.#twin,
       ...noteOf(cut),
@@ -194,7 +196,7 @@ export class LinesView implements View {
   /** Buttons that show and hide lines. */
   #describe(): void {
     this.#empty.hidden = this.data.rows > 0 && this.data.series.length > 0;
-    this.#plot.hidden = !this.#empty.hidden;
+    this.#plot.hidden = this.#legend.hidden = this.#readout.element.hidden = !this.#empty.hidden;
     this.#legend.replaceChildren(
       ...this.data.series.map((one, index) => {
         const shown = !this.#hidden.has(one.name);
@@ -274,6 +276,8 @@ export class LinesView implements View {
       this.#charted = all.length;
     }
     const chart = this.#chart;
+    this.#note.hidden = !made.thinned;
+    this.#note.textContent = words.decimated(made.rows);
     const each = smooth ? 2 : 1;
     this.data.series.forEach((one, index) => {
       for (let line = 0; line < each; line++) {
@@ -293,7 +297,7 @@ export class LinesView implements View {
       stroke: seriesColour(index, this.#palette) + (faint ? "48" : ""),
       width: faint ? 1 : 1.5,
       dash: [...this.#dash(index)],
-      points: { show: faint ? false : undefined, size: 5 } as uPlot.Series.Points,
+      points: { show: false, size: 5, filter: (chart, at) => alone(chart.data[at] ?? []) },
     });
     const axis = (side: 3 | 2, label: string, log: boolean): uPlot.Axis => ({
       side,
@@ -305,7 +309,7 @@ export class LinesView implements View {
       grid: { stroke: this.#palette.border, width: 0.5 },
       ticks: { stroke: this.#palette.border, width: 1, size: 5 },
       // Marks are ours, whatever uPlot would have counted: numbers may be as large or as close as they like.
-      incrs: (_, __, low, high) => [high - low > 0 ? high - low : 1],
+      incrs: (_, __, low, high) => [Math.max(5, high - low)],
       space: 1,
       splits: (_, __, low, high) => {
         const count = Math.max(2, Math.floor(side === 3 ? height / 44 : width / 90));
@@ -442,6 +446,15 @@ export class LinesView implements View {
     else return;
     event.preventDefault();
   }
+}
+
+/** Places of values without a neighbour, which no line shows. */
+function alone(values: ArrayLike<number | null | undefined>): number[] {
+  const found: number[] = [];
+  for (let at = 0; at < values.length; at++) {
+    if (values[at] != null && values[at - 1] == null && values[at + 1] == null) found.push(at);
+  }
+  return found;
 }
 
 /** A single x gets room on both sides. */

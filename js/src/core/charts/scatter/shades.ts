@@ -42,7 +42,7 @@ export class Shading {
       };
     }
     const [low, high] = this.#range;
-    this.#ramp = new Ramp(low < 0 && high > 0, palette);
+    this.#ramp = new Ramp(low < 0 && high > 0 ? "diverging" : "points", palette);
   }
 
   /** The colour of a point by itself. */
@@ -87,7 +87,7 @@ export class Shading {
   /** Around zero where there are values on both sides of it. */
   #bound(): readonly [number, number] {
     const [low, high] = this.#range;
-    if (!this.#ramp.diverging) return [low, high];
+    if (this.#ramp.kind !== "diverging") return [low, high];
     const most = Math.max(-low, high);
     return [-most, most];
   }

@@ -208,7 +208,7 @@ export class ScatterView implements View {
         ? paretoFront(points, this.#placed, betterX, betterY)
         : [];
     this.#empty.hidden = this.#placed.length > 0;
-    this.#plot.hidden = !this.#empty.hidden;
+    this.#plot.hidden = this.#legend.hidden = this.#readout.element.hidden = !this.#empty.hidden;
     this.#updateTools();
     this.#schedule();
   }
