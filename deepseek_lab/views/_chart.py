@@ -44,6 +44,7 @@ class Chart(abc.ABC):
 
         What does not fit is left out, and the view says how much of how much it shows.
         """
+        title = _words.clip(title, 120)
         shell = _page.frame(self.kind, title, "")
         if shell is None:
             return ""

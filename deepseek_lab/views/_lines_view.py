@@ -14,6 +14,8 @@ from deepseek_lab.views._columns import Column
 
 _STRETCHES = 250
 """Stretches of a line in a static picture, each with its least and greatest value."""
+_FEW = 16
+"""Stretches below which a line is better shown by evenly chosen rows than by the extremes of each."""
 _SERIES = 10
 _TOLD = 40
 
@@ -86,9 +88,13 @@ class LinesView(Drawn):
         labels = {"xLabel": self.x_label, "yLabel": self.y_label}
 
         def pack(count: int) -> str:
-            rows = range(total) if count >= total else self._extremes(count)
+            few = count < _FEW * 2 * len(self._series)  # too many lines for each to have its extremes
+            even = [at * (total - 1) // max(count - 1, 1) for at in range(count)]
+            rows = range(total) if count >= total else even if few else self._extremes(count)
             kept = [x, *self._series] if len(rows) == total else [one.of(rows) for one in (x, *self._series)]
-            return _columns.pack(kept, {**labels, **_chart.cut(len(rows), total, "extremes")}, roles)
+            return _columns.pack(
+                kept, {**labels, **_chart.cut(len(rows), total, "even" if few else "extremes")}, roles
+            )
 
         return _chart.fitted(total, limit, pack)
 

@@ -54,7 +54,7 @@ def png(rows: Sequence[Sequence[float]], low: float, high: float, *, diverging: 
     def level(value: float) -> int:
         if math.isnan(value):
             return _LEVELS
-        return min(max(round((value - low) * scale), 0), _LEVELS - 1) if scale else _LEVELS // 2
+        return round(min(max((value - low) * scale, 0), _LEVELS - 1)) if scale else _LEVELS // 2
 
     lines = b"".join(b"\0" + bytes(map(level, row)) for row in rows)
     colours = b"".join(bytes(rgb(step / (_LEVELS - 1), diverging=diverging)) for step in range(_LEVELS))

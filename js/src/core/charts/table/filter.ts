@@ -43,7 +43,8 @@ export function parse(text: string): (Comparison | string)[] {
       at++;
       continue;
     }
-    const operator = OPERATORS.find((one) => one === take(OPERATOR));
+    const sign = take(OPERATOR);
+    const operator = OPERATORS.find((one) => one === sign);
     if (operator === undefined) terms.push(name.toLowerCase());
     else terms.push({ column: name, operator, value: take(QUOTED) ?? take(VALUE) ?? "" });
   }
