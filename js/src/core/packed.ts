@@ -23,6 +23,8 @@ export interface RaggedColumn {
 }
 
 const SCHEMA = 1;
+/** Whether numbers are in memory as they travel. */
+const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 export const MAX_BYTES = 1 << 27;
 export const MAX_ROWS = 5_000_000;
 const TYPES = ["text", "numbered", "int", "float", "ragged"] as const;
@@ -132,6 +134,7 @@ export class Table {
   floats(name: string): Float32Array {
     const { body } = this.#column(name, "float");
     if (body.byteLength !== 4 * this.rows) throw new MalformedData(`column ${name} has the wrong length`);
+    if (LITTLE_ENDIAN) return new Float32Array(body.slice().buffer);
     const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
     return Float32Array.from({ length: this.rows }, (_, row) => view.getFloat32(4 * row, true));
   }
@@ -213,7 +216,9 @@ function fromBase64(text: string): Uint8Array {
   } catch {
     throw new MalformedData("the data is no base64");
   }
-  return Uint8Array.from(binary, (character) => character.charCodeAt(0));
+  const bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < binary.length; at++) bytes[at] = binary.charCodeAt(at);
+  return bytes;
 }
 
 function decode(bytes: Uint8Array): Table {

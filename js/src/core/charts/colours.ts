@@ -67,6 +67,11 @@ export class Ramp {
     return [mix(0), mix(1), mix(2)];
   }
 
+  /** The colour at a share as image data holds it. */
+  packedAt(share: number): number {
+    return this.packed[Math.round(Math.min(1, Math.max(0, share)) * (STEPS - 1))] ?? 0;
+  }
+
   css(share: number): string {
     return `rgb(${this.at(share).join(" ")})`;
   }

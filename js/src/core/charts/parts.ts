@@ -66,6 +66,33 @@ export function swatch(colour: string): HTMLElement {
   return made;
 }
 
+/** Moves of the pointer, in pixels, up to which pressing and letting go is a click. */
+const STILL = 4;
+
+/** Follow a pressed pointer: `moved` whenever it moves, `done` when it is let go; both are told if it was no click. */
+export function follow(
+  place: HTMLElement,
+  down: PointerEvent,
+  moved: (event: PointerEvent, dragged: boolean) => void,
+  done: (event: PointerEvent, dragged: boolean) => void,
+): void {
+  let dragged = false;
+  const move = (event: PointerEvent): void => {
+    dragged ||= Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > STILL;
+    moved(event, dragged);
+  };
+  const up = (event: PointerEvent): void => {
+    place.removeEventListener("pointermove", move);
+    place.removeEventListener("pointerup", up);
+    place.removeEventListener("pointercancel", up);
+    done(event, dragged);
+  };
+  place.setPointerCapture(down.pointerId);
+  place.addEventListener("pointermove", move);
+  place.addEventListener("pointerup", up);
+  place.addEventListener("pointercancel", up);
+}
+
 /** A canvas as large as its place, ready to be drawn on in CSS pixels. */
 export function sized(
   canvas: HTMLCanvasElement,

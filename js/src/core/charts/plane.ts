@@ -9,6 +9,8 @@ const SIZE = 12;
 const DIGIT = 7;
 const PADDING = 0.04;
 
+export type Range = readonly [number, number];
+
 /** A stretch of numbers along a stretch of pixels; `start` may be the larger one, as it is for y. */
 export class Axis {
   readonly #from: number;
@@ -83,4 +85,19 @@ export function frame(
 /** The room inside of the axes. */
 export function innerOf(width: number, height: number): Box {
   return { x: 62, y: 24, width: Math.max(10, width - 62 - 14), height: Math.max(10, height - 24 - 38) };
+}
+
+/** A stretch between two numbers, whichever is less. */
+export function ordered(a: number, b: number): Range {
+  return a <= b ? [a, b] : [b, a];
+}
+
+/** The box between two corners. */
+export function boxOf(a: readonly [number, number], b: readonly [number, number]): Box {
+  return {
+    x: Math.min(a[0], b[0]),
+    y: Math.min(a[1], b[1]),
+    width: Math.abs(a[0] - b[0]),
+    height: Math.abs(a[1] - b[1]),
+  };
 }

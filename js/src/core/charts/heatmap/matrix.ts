@@ -53,6 +53,17 @@ export class Matrix {
     return this.#pieces[piece]?.[place - piece * this.#length] ?? NaN;
   }
 
+  /** The cells of a row. */
+  row(row: number): Float32Array | Float64Array {
+    const [start, end] = [row * this.columns, (row + 1) * this.columns];
+    const piece = Math.floor(start / this.#length);
+    const from = this.#pieces[piece];
+    if (from !== undefined && end <= (piece + 1) * this.#length) {
+      return from.subarray(start - piece * this.#length, end - piece * this.#length);
+    }
+    return Float64Array.from({ length: this.columns }, (_, column) => this.at(row, column));
+  }
+
   get whole(): Part {
     return { top: 0, bottom: this.rows, left: 0, right: this.columns };
   }
@@ -92,38 +103,46 @@ export function pooled(matrix: Matrix, part: Part, across: number, down: number,
   const made = new Float64Array(across * down);
   const columns = edges(part.left, part.right, across);
   const rows = edges(part.top, part.bottom, down);
+  const counts = new Uint32Array(across);
   for (let y = 0; y < down; y++) {
     const [top, bottom] = [rows[2 * y] ?? 0, rows[2 * y + 1] ?? 0];
     if (y > 0 && top === rows[2 * y - 2] && bottom === rows[2 * y - 1]) {
       made.copyWithin(y * across, (y - 1) * across, y * across);
       continue;
     }
+    const line = made.subarray(y * across, (y + 1) * across);
+    counts.fill(0);
+    for (let row = top; row < bottom; row++) addRow(matrix.row(row), columns, line, counts, pool);
     for (let x = 0; x < across; x++) {
-      made[y * across + x] = poolOf(matrix, top, bottom, columns[2 * x] ?? 0, columns[2 * x + 1] ?? 0, pool);
+      const count = counts[x] ?? 0;
+      if (count === 0) line[x] = NaN;
+      else if (pool === "mean") line[x] = (line[x] ?? 0) / count;
     }
   }
   return made;
 }
 
-function poolOf(
-  matrix: Matrix,
-  top: number,
-  bottom: number,
-  left: number,
-  right: number,
+/** Add the cells of a row to the pixels over them: to sums, or as what is furthest from zero. */
+function addRow(
+  cells: Float32Array | Float64Array,
+  columns: Uint32Array,
+  line: Float64Array,
+  counts: Uint32Array,
   pool: Pool,
-): number {
-  let [sum, count, extreme] = [0, 0, NaN];
-  for (let row = top; row < bottom; row++) {
-    for (let column = left; column < right; column++) {
-      const value = matrix.at(row, column);
-      if (Number.isNaN(value)) continue;
-      sum += value;
+): void {
+  for (let x = 0; x < line.length; x++) {
+    const end = columns[2 * x + 1] ?? 0;
+    let [value, count] = [line[x] ?? 0, counts[x] ?? 0];
+    for (let column = columns[2 * x] ?? 0; column < end; column++) {
+      const cell = cells[column] ?? NaN;
+      if (Number.isNaN(cell)) continue;
+      if (pool === "mean") value += cell;
+      else if (count === 0 || Math.abs(cell) > Math.abs(value)) value = cell;
       count++;
-      if (!(Math.abs(value) <= Math.abs(extreme))) extreme = value;
     }
+    line[x] = value;
+    counts[x] = count;
   }
-  return count === 0 ? NaN : pool === "mean" ? sum / count : extreme;
 }
 
 /** For each pixel the first cell and the one after the last; at least one cell each. */

@@ -7,7 +7,7 @@ import type { Kind, View } from "../../view";
 import { Ramp } from "../colours";
 import { type Column, type Cut, cutOf } from "../columns";
 import { said } from "../numbers";
-import { choice, fileName, noteOf, pngOf, Readout, sized, toggle } from "../parts";
+import { choice, fileName, follow, noteOf, pngOf, Readout, sized, toggle } from "../parts";
 import { SHARED } from "../style";
 import { Grid } from "../table/grid";
 import { words } from "../words";
@@ -16,7 +16,6 @@ import { image, innerOf, labels, svg } from "./paint";
 
 type Cell = readonly [number, number];
 
-const STILL = 4;
 const ZOOM = 1.6;
 /** Rows and columns that the table shows of what is in sight. */
 const TWIN = { rows: 500, columns: 60 } as const;
@@ -221,25 +220,20 @@ export class HeatmapView implements View {
     const from = this.#under(down);
     if (down.button !== 0 || from === undefined) return;
     let to = from;
-    let moved = false;
-    const move = (event: PointerEvent): void => {
-      moved ||= Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > STILL;
-      to = this.#under(event) ?? to;
-      this.#corner = moved ? from : undefined;
-      this.#moveTo(to, false);
-    };
-    const up = (event: PointerEvent): void => {
-      this.#plot.removeEventListener("pointermove", move);
-      this.#plot.removeEventListener("pointerup", up);
-      this.#plot.removeEventListener("pointercancel", up);
-      this.#corner = undefined;
-      if (moved && event.type === "pointerup") this.#zoomBetween(from, to);
-      else this.#moveTo(from, true);
-    };
-    this.#plot.setPointerCapture(down.pointerId);
-    this.#plot.addEventListener("pointermove", move);
-    this.#plot.addEventListener("pointerup", up);
-    this.#plot.addEventListener("pointercancel", up);
+    follow(
+      this.#plot,
+      down,
+      (event, dragged) => {
+        to = this.#under(event) ?? to;
+        this.#corner = dragged ? from : undefined;
+        this.#moveTo(to, false);
+      },
+      (event, dragged) => {
+        this.#corner = undefined;
+        if (dragged && event.type === "pointerup") this.#zoomBetween(from, to);
+        else this.#moveTo(from, true);
+      },
+    );
   }
 
   #zoomBetween(a: Cell, b: Cell): void {

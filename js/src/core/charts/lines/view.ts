@@ -203,6 +203,7 @@ export class LinesView implements View {
         const made = toggle("", words.toggle(one.label), shown, (on) => {
           if (on) this.#hidden.delete(one.name);
           else this.#hidden.add(one.name);
+          this.#say(false);
           this.#schedule();
         });
         const line = this.#dash(index).length > 0 ? " ┄" : "";

@@ -1,6 +1,7 @@
 /** A scatter plot on whatever can be drawn on. */
 
-import type { Box, Surface } from "../../surface";
+import { element } from "../../dom";
+import { type Box, CanvasSurface, type Surface } from "../../surface";
 import type { Palette } from "../../theme";
 import { type Axis, frame } from "../plane";
 import { type Density, density, type Points } from "./points";
@@ -24,45 +25,73 @@ export interface Scene {
   readonly cursor: number;
 }
 
-/** Rows that are in sight, and a few pixels around. */
-export function inSight({ points, rows, axes: [x, y] }: Scene): Uint32Array {
-  const { low: left, high: right } = x;
-  const { low, high } = y;
-  return rows.filter((row) => {
+/** Rows that are in sight; undefined where they are too many to be drawn one by one. */
+export function inSight({ points, rows, axes: [x, y] }: Scene): Uint32Array | undefined {
+  const found = new Uint32Array(MAX_DRAWN);
+  let count = 0;
+  for (let at = 0; at < rows.length; at++) {
+    const row = rows[at] ?? 0;
     const [a, b] = [points.x[row] ?? NaN, points.y[row] ?? NaN];
-    return a >= left && a <= right && b >= low && b <= high;
-  });
+    if (!(a >= x.low && a <= x.high && b >= y.low && b <= y.high)) continue;
+    if (count === MAX_DRAWN) return undefined;
+    found[count++] = row;
+  }
+  return found.subarray(0, count);
 }
 
-/** Draw it; returns the cells in which points were counted, where they were. */
+/** Draw it without what is marked; returns the cells in which points were counted, where they were. */
 export function paint(surface: Surface, scene: Scene, palette: Palette): Density | undefined {
   const { points, axes, inner, shading } = scene;
-  const [x, y] = axes;
   frame(surface, inner, axes, scene.labels, palette);
   const rows = inSight(scene);
-  const dot = (row: number, radius: number, fill: string | null, stroke: string | null): void => {
-    const [a, b] = [x.pixel(points.x[row] ?? NaN), y.pixel(points.y[row] ?? NaN)];
-    if (a < inner.x - 1 || a > inner.x + inner.width + 1 || b < inner.y - 1 || b > inner.y + inner.height + 1)
-      return;
-    surface.box(
-      { x: a - radius, y: b - radius, width: 2 * radius, height: 2 * radius },
-      radius,
-      fill,
-      stroke,
-      1.5,
-    );
-  };
-  let cells: Density | undefined;
-  if (rows.length > MAX_DRAWN) {
-    cells = density(points, rows, axes, CELL, shading.shade);
-    paintCells(surface, cells, inner, shading);
-  } else for (const row of rows) dot(row, RADIUS, shading.of(row), null);
-  if (scene.front.length > 1) surface.line(steps(scene), palette.text, 1);
-  for (const row of scene.front) dot(row, RADIUS + 1, null, palette.text);
-  if (scene.selected.length <= MAX_DRAWN)
-    for (const row of scene.selected) dot(row, RADIUS + 2.5, null, palette.accent);
-  if (scene.cursor >= 0) dot(scene.cursor, RADIUS + 4, null, palette.accent);
+  if (rows !== undefined) {
+    for (const row of rows) dot(surface, scene, row, RADIUS, shading.of(row), null);
+    return undefined;
+  }
+  const cells = density(points, scene.rows, axes, CELL, shading.shade);
+  if (surface instanceof CanvasSurface) stampCells(surface.context, cells, inner, shading);
+  else paintCells(surface, cells, inner, shading);
   return cells;
+}
+
+/** The front, what is selected, and the cursor. */
+export function mark(surface: Surface, scene: Scene, palette: Palette): void {
+  if (scene.front.length > 1) surface.line(steps(scene), palette.text, 1);
+  for (const row of scene.front) dot(surface, scene, row, RADIUS + 1, null, palette.text);
+  if (scene.selected.length <= MAX_DRAWN) {
+    for (const row of scene.selected) dot(surface, scene, row, RADIUS + 2.5, null, palette.accent);
+  }
+  if (scene.cursor >= 0) dot(surface, scene, scene.cursor, RADIUS + 4, null, palette.accent);
+}
+
+function dot(
+  surface: Surface,
+  { points, axes: [x, y], inner }: Scene,
+  row: number,
+  radius: number,
+  fill: string | null,
+  stroke: string | null,
+): void {
+  const [a, b] = [x.pixel(points.x[row] ?? NaN), y.pixel(points.y[row] ?? NaN)];
+  if (!(a >= inner.x - 1 && a <= inner.x + inner.width + 1)) return;
+  if (!(b >= inner.y - 1 && b <= inner.y + inner.height + 1)) return;
+  const box = { x: a - radius, y: b - radius, width: 2 * radius, height: 2 * radius };
+  surface.box(box, radius, fill, stroke, 1.5);
+}
+
+/** Cells as one image, each of its pixels as large as a cell. */
+function stampCells(context: CanvasRenderingContext2D, cells: Density, inner: Box, shading: Shading): void {
+  const small = element("canvas", { width: cells.columns, height: cells.rows });
+  const image = new ImageData(cells.columns, cells.rows);
+  new Uint32Array(image.data.buffer).set(shading.packedOf(cells));
+  small.getContext("2d")?.putImageData(image, 0, 0);
+  context.save();
+  context.beginPath();
+  context.rect(inner.x, inner.y, inner.width, inner.height);
+  context.clip();
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, inner.x, inner.y, cells.columns * CELL, cells.rows * CELL);
+  context.restore();
 }
 
 /** Cells of one colour that stand beside each other are one box. */

@@ -105,6 +105,17 @@ export type Shade =
   | { readonly by: "number"; readonly values: ArrayLike<number> }
   | { readonly by: "kind"; readonly kinds: Uint8Array; readonly count: number };
 
+/** Pixels as a factor and a shift, which is all that a million points should take; logarithms are taken before. */
+function straight(
+  values: ArrayLike<number>,
+  axis: Axis,
+): { values: ArrayLike<number>; factor: number; shift: number } {
+  const made = axis.log ? Float64Array.from(values, (value) => Math.log10(value)) : values;
+  const [low, high] = axis.log ? [Math.log10(axis.low), Math.log10(axis.high)] : [axis.low, axis.high];
+  const factor = (axis.end - axis.start) / (high - low);
+  return { values: made, factor, shift: axis.start - low * factor };
+}
+
 /** Count points by cells of `size` pixels. */
 export function density(
   points: Points,
@@ -120,9 +131,12 @@ export function density(
   const valued = shade.by === "number" ? new Uint32Array(counts.length) : undefined;
   const byKind = shade.by === "kind" ? new Uint32Array(counts.length * shade.count) : undefined;
   let largest = 0;
-  for (const row of rows) {
-    const column = Math.floor((x.pixel(points.x[row] ?? NaN) - x.start) / size);
-    const line = Math.floor((y.pixel(points.y[row] ?? NaN) - y.end) / size);
+  const { values: xs, factor: xFactor, shift: xShift } = straight(points.x, x);
+  const { values: ys, factor: yFactor, shift: yShift } = straight(points.y, y);
+  for (let at = 0; at < rows.length; at++) {
+    const row = rows[at] ?? 0;
+    const column = Math.floor(((xs[row] ?? NaN) * xFactor + xShift - x.start) / size);
+    const line = Math.floor(((ys[row] ?? NaN) * yFactor + yShift - y.end) / size);
     if (!(column >= 0 && column < across && line >= 0 && line < down)) continue;
     const cell = line * across + column;
     const now = (counts[cell] ?? 0) + 1;

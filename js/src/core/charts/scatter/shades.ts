@@ -1,7 +1,7 @@
 /** What points are coloured by, and what the colours mean. */
 
 import type { Palette } from "../../theme";
-import { Ramp, SERIES, seriesColour } from "../colours";
+import { packedColour, Ramp, SERIES, seriesColour } from "../colours";
 import { clip, type Column } from "../columns";
 import { extent, said } from "../numbers";
 import { swatch } from "../parts";
@@ -56,13 +56,32 @@ export class Shading {
 
   /** The colour of a cell that holds points. */
   ofCell(cells: Density, cell: number): string {
-    const count = cells.counts[cell] ?? 0;
     if (cells.kinds !== undefined) return seriesColour(cells.kinds[cell] ?? 0, this.palette);
+    const share = this.#shareOf(cells, cell);
+    return Number.isNaN(share) ? this.palette.wire : this.#ramp.css(share);
+  }
+
+  /** The same as image data holds it, for many cells. */
+  packedOf(cells: Density): Uint32Array {
+    const kinds = Array.from({ length: SERIES }, (_, kind) => packedColour(seriesColour(kind, this.palette)));
+    const none = packedColour(this.palette.wire);
+    const made = new Uint32Array(cells.counts.length);
+    for (let cell = 0; cell < made.length; cell++) {
+      if (cells.counts[cell] === 0) continue;
+      const share = cells.kinds === undefined ? this.#shareOf(cells, cell) : 0;
+      if (cells.kinds !== undefined) made[cell] = kinds[cells.kinds[cell] ?? 0] ?? none;
+      else made[cell] = Number.isNaN(share) ? none : this.#ramp.packedAt(share);
+    }
+    return made;
+  }
+
+  /** Where a cell's value lies between the ends of the colours; NaN where it has none. */
+  #shareOf(cells: Density, cell: number): number {
     if (cells.sums !== undefined) {
       const valued = cells.valued?.[cell] ?? 0;
-      return valued === 0 ? this.palette.wire : this.#ramp.css(this.#share((cells.sums[cell] ?? 0) / valued));
+      return valued === 0 ? NaN : this.#share((cells.sums[cell] ?? 0) / valued);
     }
-    return this.#ramp.css(cells.largest > 1 ? Math.log(count) / Math.log(cells.largest) : 1);
+    return cells.largest > 1 ? Math.log(cells.counts[cell] ?? 1) / Math.log(cells.largest) : 1;
   }
 
   /** What the colours mean; `cells` where points are counted. */

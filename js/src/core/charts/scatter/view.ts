@@ -17,21 +17,17 @@ import {
   textOf,
 } from "../columns";
 import { extent } from "../numbers";
-import { choice, fileName, noteOf, pngOf, Readout, sized, toggle } from "../parts";
-import { Axis, innerOf, roomy } from "../plane";
+import { choice, fileName, follow, noteOf, pngOf, Readout, sized, toggle } from "../parts";
+import { Axis, boxOf, innerOf, ordered, type Range, roomy } from "../plane";
 import { SHARED } from "../style";
 import { Grid } from "../table/grid";
 import { words } from "../words";
-import { MAX_DRAWN, paint, type Scene } from "./paint";
+import { mark, MAX_DRAWN, paint, type Scene } from "./paint";
 import { following, nearest, paretoFront, placed, within } from "./points";
 import { Shading } from "./shades";
 
-type Range = readonly [number, number];
-
 /** Distance in pixels up to which a point is under the pointer. */
 const NEAR = 24;
-/** Moves of the pointer up to which pressing and letting go is a click. */
-const STILL = 4;
 const ZOOM = 1.5;
 /** Columns that are told of a point. */
 const MAX_TOLD = 12;
@@ -41,6 +37,7 @@ export class ScatterView implements View {
   readonly #numbers: readonly NumberColumn[];
   readonly #root: HTMLElement;
   readonly #canvas = element("canvas", { "aria-hidden": "true" });
+  readonly #marks = element("canvas", { "aria-hidden": "true" });
   readonly #band = element("div", { class: "dsl-band", hidden: true });
   readonly #plot: HTMLElement;
   readonly #legend = element("div", { class: "dsl-legend" });
@@ -88,6 +85,7 @@ export class ScatterView implements View {
       "div",
       { class: "dsl-plot", role: "application", tabindex: 0, "aria-label": `${title}: ${words.scatterKeys}` },
       this.#canvas,
+      this.#marks,
       this.#band,
     );
     this.#rowsButton = toggle(words.showTable, words.showTableHelp, false, (on) => this.#showTwin(on));
@@ -149,7 +147,9 @@ export class ScatterView implements View {
   svg(): string {
     const { clientWidth: width, clientHeight: height } = this.#plot;
     const surface = new SvgSurface(width, height, this.#palette.background);
-    paint(surface, this.#scene(width, height), this.#palette);
+    const scene = this.#scene(width, height);
+    paint(surface, scene, this.#palette);
+    mark(surface, scene, this.#palette);
     return surface.toString();
   }
 
@@ -183,11 +183,7 @@ export class ScatterView implements View {
       button("SVG", words.saveSvg, () =>
         download(`${file}.svg`, new Blob([this.svg()], { type: "image/svg+xml" })),
       ),
-      button(
-        "PNG",
-        words.savePng,
-        () => void pngOf(this.#canvas).then((blob) => download(`${file}.png`, blob)),
-      ),
+      button("PNG", words.savePng, () => void this.#png().then((blob) => download(`${file}.png`, blob))),
     );
   }
 
@@ -283,28 +279,20 @@ export class ScatterView implements View {
 
   #press(down: PointerEvent): void {
     if (down.button !== 0) return;
-    const [left, top] = this.#place(down);
-    let at: readonly [number, number] = [left, top];
-    let moved = false;
-    const move = (event: PointerEvent): void => {
-      at = this.#place(event);
-      moved ||= Math.hypot(at[0] - left, at[1] - top) > STILL;
-      this.#showBand(moved ? boxOf([left, top], at) : undefined);
-    };
-    const up = (event: PointerEvent): void => {
-      this.#plot.removeEventListener("pointermove", move);
-      this.#plot.removeEventListener("pointerup", up);
-      this.#plot.removeEventListener("pointercancel", up);
-      this.#showBand(undefined);
-      if (event.type !== "pointerup") return;
-      const [x, y] = this.#axes();
-      if (moved) this.select(ordered(x.value(left), x.value(at[0])), ordered(y.value(top), y.value(at[1])));
-      else this.#choose(this.#under(event));
-    };
-    this.#plot.setPointerCapture(down.pointerId);
-    this.#plot.addEventListener("pointermove", move);
-    this.#plot.addEventListener("pointerup", up);
-    this.#plot.addEventListener("pointercancel", up);
+    const from = this.#place(down);
+    follow(
+      this.#plot,
+      down,
+      (event, dragged) => this.#showBand(dragged ? boxOf(from, this.#place(event)) : undefined),
+      (event, dragged) => {
+        this.#showBand(undefined);
+        if (event.type !== "pointerup") return;
+        const [to, [x, y]] = [this.#place(event), this.#axes()];
+        if (!dragged) this.#choose(this.#under(event));
+        else
+          this.select(ordered(x.value(from[0]), x.value(to[0])), ordered(y.value(from[1]), y.value(to[1])));
+      },
+    );
   }
 
   #showBand(box: Box | undefined): void {
@@ -327,7 +315,7 @@ export class ScatterView implements View {
     if (row === this.#cursor && !aloud) return;
     this.#cursor = row;
     this.#describe(aloud);
-    this.#schedule();
+    this.#mark();
   }
 
   #key(event: KeyboardEvent): void {
@@ -462,28 +450,36 @@ export class ScatterView implements View {
   #draw(): void {
     const { clientWidth: width, clientHeight: height } = this.#plot;
     if (width < 20 || height < 20) return;
-    const ratio = this.host.ownerDocument.defaultView?.devicePixelRatio ?? 1;
-    const context = sized(this.#canvas, width, height, ratio);
+    const context = sized(this.#canvas, width, height, this.#ratio);
     if (context === null) return;
     context.fillStyle = this.#palette.background;
     context.fillRect(0, 0, width, height);
     const cells = paint(new CanvasSurface(context), this.#scene(width, height), this.#palette);
     this.#legend.replaceChildren(...this.#shading.legend(cells));
     this.#legend.hidden = this.#legend.childElementCount === 0;
+    this.#mark();
   }
-}
 
-function ordered(a: number, b: number): Range {
-  return a <= b ? [a, b] : [b, a];
-}
+  /** Only what is marked: the points stay as they are. */
+  #mark(): void {
+    const { clientWidth: width, clientHeight: height } = this.#plot;
+    if (width < 20 || height < 20) return;
+    const context = sized(this.#marks, width, height, this.#ratio);
+    context?.clearRect(0, 0, width, height);
+    if (context !== null) mark(new CanvasSurface(context), this.#scene(width, height), this.#palette);
+  }
 
-function boxOf(a: readonly [number, number], b: readonly [number, number]): Box {
-  return {
-    x: Math.min(a[0], b[0]),
-    y: Math.min(a[1], b[1]),
-    width: Math.abs(a[0] - b[0]),
-    height: Math.abs(a[1] - b[1]),
-  };
+  get #ratio(): number {
+    return this.host.ownerDocument.defaultView?.devicePixelRatio ?? 1;
+  }
+
+  #png(): Promise<Blob> {
+    const { width, height } = this.#canvas;
+    const canvas = element("canvas", { width, height });
+    const context = canvas.getContext("2d");
+    for (const layer of [this.#canvas, this.#marks]) context?.drawImage(layer, 0, 0);
+    return pngOf(canvas);
+  }
 }
 
 function pick(values: ArrayLike<number>, rows: Uint32Array): Float64Array {

@@ -85,11 +85,12 @@ export class Grid {
     this.#refresh();
   }
 
-  /** Sort by a column: upwards, then downwards, then as the rows came. */
+  /** Sort by a column, and show what comes first: upwards, then downwards, then as the rows came. */
   sort(column: Column): void {
     const now = this.#sort;
     if (now?.column !== column) this.#sort = { column, direction: "ascending" };
     else this.#sort = now.direction === "ascending" ? { column, direction: "descending" } : undefined;
+    this.element.scrollTop = 0;
     this.show(this.#given);
   }
 
