@@ -51,7 +51,7 @@ lab: setup ## open JupyterLab on the examples
 bench: setup ## measure everything that the README claims and print the tables
 	$(BIN)/python -m tests.benchmarks.run
 
-bench-views: setup $(CHROMIUM) ## how fast the views are in a real browser: 50,000 operations, 1,000,000 memory events
+bench-views: setup $(CHROMIUM) ## how fast the views are in a real browser, on graphs and tables as large as they may be
 	$(JLPM) bench
 
 fuzz: setup ## 2,000 random graphs: none may be installed with a wrong result

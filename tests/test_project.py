@@ -47,8 +47,21 @@ def test_wheel_holds_the_kernels_once_and_nothing_compiled(wheel: Path, reposito
 
 
 def test_wheel_holds_only_the_package(wheel: Path) -> None:
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"deepseek_lab"}
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {"deepseek_lab"}
+    shared = {name.split("/data/", 1)[1] for name in names if ".data/" in name}
+    assert shared, "make setup builds the front end"
+    assert all(name.startswith("share/jupyter/labextensions/deepseek-lab/") for name in shared)
+
+
+def test_wheel_holds_the_front_end_once(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert sum(name.endswith("labextensions/deepseek-lab/package.json") for name in names) == 1
+    assert any("labextensions/deepseek-lab/static/remoteEntry" in name for name in names)
+    assert any(name.endswith("labextensions/deepseek-lab/install.json") for name in names)
+    assert not any(name.startswith("deepseek_lab/labextension/") for name in names)
+    assert any(name == "deepseek_lab/views/_static/page-graph.js" for name in names)
 
 
 def test_wheel_imports_in_a_fresh_process(wheel: Path, tmp_path: Path) -> None:

@@ -11,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepseek_lab.views._bundle import bundle
+    from deepseek_lab.views._heatmap_view import HeatmapView
+    from deepseek_lab.views._lines_view import LinesView
     from deepseek_lab.views._page import explorable, graph_frame
     from deepseek_lab.views._run import run_bundle
     from deepseek_lab.views._save import save
+    from deepseek_lab.views._scatter_view import ScatterView
     from deepseek_lab.views._svg import graph_svg
+    from deepseek_lab.views._table_view import TableView
     from deepseek_lab.views._text import graph_text
     from deepseek_lab.views._timeline import packed_timeline, timeline_frame, timeline_page, timeline_text
     from deepseek_lab.views._timeline_svg import timeline_svg
 
 _PLACES = {
+    "HeatmapView": "_heatmap_view",
+    "LinesView": "_lines_view",
+    "ScatterView": "_scatter_view",
+    "TableView": "_table_view",
     "bundle": "_bundle",
     "explorable": "_page",
     "graph_frame": "_page",
@@ -35,6 +43,10 @@ _PLACES = {
 }
 
 __all__ = [
+    "HeatmapView",
+    "LinesView",
+    "ScatterView",
+    "TableView",
     "bundle",
     "explorable",
     "graph_frame",

@@ -32,7 +32,8 @@ class Packer:
 
     def __init__(self, rows: int, meta: Mapping[str, Any] | None = None) -> None:
         self.rows = rows
-        self._meta = dict(meta or {})  # JSON data that belongs to no column
+        self.meta = dict(meta or {})
+        """JSON data that belongs to no column."""
         self._columns: list[dict[str, Any]] = []
         self._bodies: list[bytes] = []
 
@@ -81,8 +82,8 @@ class Packer:
     def base64(self) -> str:
         """The whole table."""
         head = {"schema": SCHEMA, "rows": self.rows, "columns": self._columns}
-        if self._meta:
-            head["meta"] = self._meta
+        if self.meta:
+            head["meta"] = self.meta
         header = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
         whole = b"".join([struct.pack("<I", len(header)), header, *self._bodies])
         return base64.b64encode(zlib.compress(whole, 9)).decode("ascii")

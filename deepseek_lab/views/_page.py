@@ -32,7 +32,6 @@ _THEME = (
 )
 """A frame cannot see the theme around it, only how high it is: one pixel more is dark, two are light, and otherwise
 the system's choice holds. ``js/src/page/index.ts`` reads it."""
-_SCRIPT = "page.js"
 _START = """(async()=>{
 const text=id=>document.getElementById(id).textContent;
 const bytes=Uint8Array.from(atob(text('code')),c=>c.charCodeAt(0));
@@ -44,9 +43,9 @@ deepseekLab.show(document.getElementById('view'),text('data'));
 
 
 @functools.cache
-def script() -> str | None:
-    """The views as one script, deflated, in base64; None where the front end was not built."""
-    found = resources.files("deepseek_lab.views") / "_static" / _SCRIPT
+def script(kind: str = "") -> str | None:
+    """What shows one kind of view, or all kinds, as a script: deflated, in base64; None where it was not built."""
+    found = resources.files("deepseek_lab.views") / "_static" / (f"page-{kind}.js" if kind else "page.js")
     if not found.is_file():
         return None
     return base64.b64encode(zlib.compress(found.read_bytes(), 9)).decode("ascii")
@@ -122,7 +121,7 @@ def page(kind: str, title: str, packed: str) -> str | None:
         title: What is shown.
         packed: What :meth:`Packer.base64` returned.
     """
-    code = script()
+    code = script(kind)
     if code is None:
         return None
     made = content(kind, title, packed)

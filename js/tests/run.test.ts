@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { MalformedData, Table, unpack } from "../src/core/packed";
+import { columns } from "../src/core/run/curves";
 import { checkedEvent } from "../src/core/run/events";
 import { RunState } from "../src/core/run/state";
 import { digits, duration } from "../src/core/run/words";
@@ -108,6 +109,30 @@ for step in range(50_000): emit(ev.Measured(run="r", step=step, values={"loss": 
       state.take(new Table(0, new Map(), new Map([["events", [event]]])), 0);
     }
     expect([...state.curves.keys()]).toEqual(["__proto__", "constructor", "toString"]);
+  });
+});
+
+describe("the columns of a curve", () => {
+  it("hold every peak, and gaps where there is nothing finite", () => {
+    const step = Array.from({ length: 10_000 }, (_, row) => row);
+    const value = step.map((row) => (row === 7777 ? 99 : row >= 2000 && row < 4000 ? NaN : Math.sin(row)));
+    const made = columns({ step, value }, 100);
+    expect(made.length).toBe(100);
+    expect(Math.max(...made.map((one) => one.most).filter((most) => !Number.isNaN(most)))).toBe(99);
+    expect(made.filter((one) => Number.isNaN(one.last)).length).toBeGreaterThan(15);
+    for (const { x, least, most } of made) {
+      const rows = step.filter(
+        (row) => Math.round((row * 99) / 9999) === x && !Number.isNaN(value[row] ?? NaN),
+      );
+      if (rows.length === 0) continue;
+      expect(least).toBe(Math.min(...rows.map((row) => value[row] ?? 0)));
+      expect(most).toBe(Math.max(...rows.map((row) => value[row] ?? 0)));
+    }
+  });
+
+  it("are one for a single value, and none for no value", () => {
+    expect(columns({ step: [5], value: [2] }, 100)).toEqual([{ x: 0, least: 2, most: 2, last: 2 }]);
+    expect(columns({ step: [], value: [] }, 100)).toEqual([]);
   });
 });
 

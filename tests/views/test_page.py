@@ -128,7 +128,7 @@ def test_a_graph_too_large_for_a_notebook_has_no_frame_there() -> None:
 
 
 def test_without_the_front_end_the_pictures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_page, "script", lambda: None)
+    monkeypatch.setattr(_page, "script", lambda kind="": None)
     made = _bundle.bundle(samples.report(samples.mlp()))
     assert "<iframe" not in made["text/html"]
     assert "<img" in made["text/html"]

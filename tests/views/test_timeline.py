@@ -308,7 +308,7 @@ def test_a_picture_stays_small_and_is_well_formed() -> None:
 
 
 def test_without_the_front_end_there_is_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_page, "script", lambda: None)
+    monkeypatch.setattr(_page, "script", lambda kind="": None)
     assert timeline_frame(MemoryTimeline.of([MemoryEvent(0, 5, 1)]), "t") == ""
 
 

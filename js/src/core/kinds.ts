@@ -1,6 +1,10 @@
 /** The kinds of views: a new one is a file of its own, a record in Python, and its line here. */
 
 import { element } from "./dom";
+import { heatmap } from "./charts/heatmap/view";
+import { lines } from "./charts/lines/view";
+import { scatter } from "./charts/scatter/view";
+import { table } from "./charts/table/view";
 import { graph } from "./graph/view";
 import { MalformedData, unpack } from "./packed";
 import { run } from "./run/view";
@@ -16,6 +20,10 @@ const KINDS: ReadonlyMap<string, Kind> = new Map([
   ["run", run],
   ["text", text],
   ["timeline", timeline],
+  ["heatmap", heatmap],
+  ["lines", lines],
+  ["scatter", scatter],
+  ["table", table],
 ]);
 
 /** How all views look; to be put once into the document that shows them. */

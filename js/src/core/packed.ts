@@ -23,6 +23,8 @@ export interface RaggedColumn {
 }
 
 const SCHEMA = 1;
+/** Whether numbers are in memory as they travel. */
+const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 export const MAX_BYTES = 1 << 27;
 export const MAX_ROWS = 5_000_000;
 const TYPES = ["text", "numbered", "int", "float", "ragged"] as const;
@@ -57,6 +59,30 @@ export class Table {
   isText(name: string): boolean {
     const type = this.#columns.get(name)?.header.type;
     return type === "text" || type === "numbered";
+  }
+
+  /** Whether a column holds one number a row. */
+  isNumber(name: string): boolean {
+    const type = this.#columns.get(name)?.header.type;
+    return type === "int" || type === "float";
+  }
+
+  /** The numbers of a column, whole or in single precision. */
+  numbers(name: string): Float64Array | Float32Array {
+    return this.#columns.get(name)?.header.type === "int" ? this.integers(name) : this.floats(name);
+  }
+
+  /** Words by number, however they were packed. */
+  words(name: string): TextColumn {
+    if (this.#columns.get(name)?.header.type !== "numbered") return this.text(name);
+    const codes = new Uint32Array(this.rows);
+    const numbers = new Map<string, number>();
+    this.names(name).forEach((word, row) => {
+      const code = numbers.get(word) ?? numbers.size;
+      if (code === numbers.size) numbers.set(word, code);
+      codes[row] = code;
+    });
+    return { words: [...numbers.keys()], codes };
   }
 
   has(name: string): boolean {
@@ -108,6 +134,7 @@ export class Table {
   floats(name: string): Float32Array {
     const { body } = this.#column(name, "float");
     if (body.byteLength !== 4 * this.rows) throw new MalformedData(`column ${name} has the wrong length`);
+    if (LITTLE_ENDIAN) return new Float32Array(body.slice().buffer);
     const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
     return Float32Array.from({ length: this.rows }, (_, row) => view.getFloat32(4 * row, true));
   }

@@ -30,5 +30,6 @@ margin-right:8px;border-bottom:1px solid var(--dsl-border)}
 .dsl-run tr.dsl-refused .dsl-span i,.dsl-run tr.dsl-failed .dsl-span i{background:#c0362c}
 .dsl-run ul{margin:2px 0;padding-left:18px}
 .dsl-run li{overflow-wrap:anywhere}
-.dsl-run .dsl-curves{margin:4px 0}
+.dsl-run .dsl-curves{display:flex;flex-wrap:wrap;gap:8px 14px;margin:4px 0}
+.dsl-run .dsl-curves:empty{display:none}
 `;

@@ -3,6 +3,7 @@
 import { button, element } from "../dom";
 import type { Table } from "../packed";
 import { applyPalette, onThemeChange, paletteOf } from "../theme";
+import { Curves } from "./curves";
 import type { Controls, Kind, LiveView } from "../view";
 import { raceTable } from "./race";
 import { RunState } from "./state";
@@ -24,6 +25,7 @@ export class RunView implements LiveView {
   readonly #far = element("span", {});
   readonly #clock = element("span", {});
   readonly #races = element("div", {});
+  readonly #curves = new Curves();
   readonly #measured = element("div", {});
   readonly #remarks = element("div", {});
   readonly #endings: (() => void)[] = [];
@@ -54,11 +56,22 @@ export class RunView implements LiveView {
         this.#phase,
         this.#stop,
       ),
-      element("div", { class: "dsl-body" }, this.#progress, this.#races, this.#measured, this.#remarks),
+      element(
+        "div",
+        { class: "dsl-body" },
+        this.#progress,
+        this.#races,
+        this.#curves.element,
+        this.#measured,
+        this.#remarks,
+      ),
     );
     this.state.take(table, now());
     this.#root.dataset["saved"] = String(live);
-    const themed = (): void => applyPalette(this.#root, paletteOf(host));
+    const themed = (): void => {
+      applyPalette(this.#root, paletteOf(host));
+      this.#curves.draw(this.state.curves, paletteOf(host));
+    };
     themed();
     this.#endings.push(onThemeChange(host, themed));
     host.append(this.#root);
@@ -171,6 +184,7 @@ export class RunView implements LiveView {
   #drawMeasured(): void {
     const { state } = this;
     if (state.curves.size === 0) return;
+    this.#curves.draw(state.curves, paletteOf(this.host));
     let shown = 0;
     const rows: HTMLElement[] = [];
     for (const [name, curve] of state.curves) {
