@@ -102,7 +102,7 @@ $(VIEWS): js/yarn.lock js/package.json js/build.mjs $(shell find js/src js/schem
 	@command -v node > /dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs; }
 	$(JLPM) install --immutable
 	$(JLPM) build
-	@mkdir -p $(dir $(EXTENSION)) && ln -sfn ../../../../deepseek_lab/labextension $(EXTENSION)
+	@rm -rf $(EXTENSION) && mkdir -p $(dir $(EXTENSION)) && ln -s ../../../../deepseek_lab/labextension $(EXTENSION)
 	@touch $@
 
 $(CHROMIUM):

@@ -98,11 +98,12 @@ describe("a saved output in JupyterLab with our extension", () => {
   it.each(["trusted", "untrusted"])("can be explored in a notebook that is %s", async (name) => {
     const page = await notebook(lab, name);
     const output = page.locator(".dsl-output");
-    await output.getByRole("tab", { name: "Run" }).waitFor();
+    await output.getByRole("tab", { name: "Run", exact: true }).waitFor();
     expect(await output.locator(".dsl-run table").first().innerText()).toContain("openvino");
-    await output.getByRole("tab", { name: "Run" }).focus();
+    await output.getByRole("tab", { name: "Run", exact: true }).focus();
     await page.keyboard.press("ArrowRight");
-    expect(await output.getByRole("tab", { selected: true }).innerText()).toContain("plan");
+    const selected = output.getByRole("tab", { selected: true });
+    await expect.poll(() => selected.innerText()).toContain("plan");
     await page.keyboard.press("ArrowRight");
     await output.locator("[role=treeitem]").first().waitFor();
     expect((await output.locator("[role=treeitem]").allInnerTexts()).join(" ")).toContain("transformer");

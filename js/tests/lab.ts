@@ -139,11 +139,15 @@ export async function run(page: Page, number: number): Promise<void> {
   const cell = page.locator(`.jp-Notebook .jp-CodeCell >> nth=${number}`);
   const prompt = (): Promise<string> => cell.locator(".jp-InputPrompt").innerText();
   const before = await prompt();
-  for (let attempt = 0; attempt < 40; attempt++) {
-    await cell.locator(".cm-content").click();
+  for (let attempt = 0; attempt < 20; attempt++) {
+    await cell
+      .locator(".jp-InputPrompt")
+      .click({ timeout: 3_000 })
+      .catch(() => undefined);
     await page.keyboard.press("Control+Enter");
     for (let wait = 0; wait < 10; wait++) {
-      if ((await prompt()) !== before) return;
+      const now = await prompt();
+      if (now !== before && /[*\d]/.test(now)) return;
       await page.waitForTimeout(100);
     }
   }

@@ -134,6 +134,7 @@ export class Link {
   #comm: Kernel.IComm | null = null;
   #opening = false;
   #disposed = false;
+  #patienceMs = ANSWER_MS / 2;
   /** Cells that have ended, as one may have loaded the extension while the question was on its way. */
   #ended = 0;
 
@@ -201,9 +202,10 @@ export class Link {
       );
       if (answered && this.#state === "absent") return; // refused at once
       this.#comm = comm;
-      void pause(ANSWER_MS).then(() => {
-        // A kernel drops what comes by a way that was taken down meanwhile.
-        if (answered || this.#disposed || this.#kernel.status !== "idle") return;
+      this.#patienceMs *= 2;
+      void pause(this.#patienceMs).then(() => {
+        // A kernel drops what comes by a way that was taken down meanwhile; one that is busy answers later.
+        if (answered || this.#disposed || this.#comm !== comm) return;
         comm.dispose();
         this.#comm = null;
         void this.#open();

@@ -44,6 +44,8 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#runs = runs;
     this.#live = live;
     this.addClass("dsl-output");
+    // Arrow keys are the tabs' and the outline's: JupyterLab would take them for folding cells.
+    this.node.dataset["lmSuppressShortcuts"] = "true";
     this.#bar.addEventListener("keydown", (event) => this.#key(event));
     this.node.append(this.#summary, this.#bar, this.#places);
   }
@@ -62,6 +64,12 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     }
     const before = this.#payload;
     this.#payload = payload;
+    if (!payload.live) {
+      // The last word: what a channel has still to say is in it.
+      this.#channel?.dispose();
+      this.#channel = null;
+      this.#heard = false;
+    }
     if (before === null || before.run !== payload.run) this.#clear();
     await this.#take(payload);
     this.#connect();
