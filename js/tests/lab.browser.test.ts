@@ -41,7 +41,7 @@ afterAll(() => browser.close());
 
 async function notebook(lab: Lab, name: string, dark = false): Promise<Page> {
   const page = await lab.open(browser, name, { dark });
-  const dialog = page.getByRole("button", { name: "No Kernel", exact: true });
+  const dialog = page.locator(".jp-Dialog-button.jp-mod-reject", { hasText: "No Kernel" });
   await dialog.click({ timeout: 5_000 }).catch(() => undefined); // it comes late, or not at all
   return page;
 }
@@ -104,7 +104,7 @@ describe("a saved output in JupyterLab with our extension", () => {
     await page.keyboard.press("ArrowRight");
     const selected = output.getByRole("tab", { selected: true });
     await expect.poll(() => selected.innerText()).toContain("plan");
-    await page.keyboard.press("ArrowRight");
+    await selected.press("ArrowRight");
     await output.locator("[role=treeitem]").first().waitFor();
     expect((await output.locator("[role=treeitem]").allInnerTexts()).join(" ")).toContain("transformer");
     await page.close();
