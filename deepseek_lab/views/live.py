@@ -44,7 +44,6 @@ class Source:
 _sources: dict[str, Source] = {}
 _channels: set[_Channel] = set()
 _lock = threading.Lock()
-_wake = threading.Event()
 _thread: threading.Thread | None = None
 _talks: list[tuple[Any, contextvars.Context]] = []
 _extras: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -57,10 +56,9 @@ def offer(source: Source) -> None:
 
 
 def withdraw(run: str) -> None:
-    """Nothing more comes of a run; channels that are open are told so and closed."""
+    """Nothing more comes of a run: pages that ask for it later are told that it is gone."""
     with _lock:
         _sources.pop(run, None)
-    _wake.set()
 
 
 def watched(run: str) -> bool:
@@ -211,7 +209,6 @@ def announce(data: dict[str, Any]) -> None:
 def _heard(channel: _Channel, data: dict[str, Any]) -> None:
     if data.get("do") == "stop":
         channel.source.stop()
-        _wake.set()
     channel.answered(data.get("seen"))
 
 
@@ -246,5 +243,3 @@ def _publish() -> None:
                 _drop(channel)
                 channel.close()
             time.sleep(PERIOD_S)
-        _wake.wait(0)
-        _wake.clear()
