@@ -132,6 +132,10 @@ class OptimizeReport:
             case _:
                 pass
 
+    def breaks_of(self, target: str) -> list[ev.GraphBreak]:
+        """Where capture stopped in calls of a target."""
+        return [item for item in self.breaks if item.target == target]
+
     @property
     def main_graph(self) -> GraphRecord | None:
         """The graph with the most operations: the one that a one-line summary speaks of."""

@@ -34,7 +34,7 @@ class Settings:
     """A single candidate that builds longer than this is stopped."""
     builder_memory_bytes: int = 0
     """Address-space limit of the builder process; 0 chooses three quarters of the machine's memory."""
-    donated_share: float = 0.38
+    donated_share: float = 0.33
     """While the builder gets no processor time because calls follow each other without a gap, each call is
     followed by a pause of this share of its own time."""
     store_wait_s: float = 1.5

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
 
-from deepseek_lab.base.errors import TargetError, UsageError, nearest
+from deepseek_lab.base.errors import CaptureError, TargetError, UsageError, nearest
+from deepseek_lab.base.profile import GraphProfile
 from deepseek_lab.base.report import OptimizeReport
 from deepseek_lab.base.settings import settings
+from deepseek_lab.engine.doctor import Finding
+from deepseek_lab.engine.doctor import doctor as _doctor
 from deepseek_lab.engine.functions import is_stub, reference_for
 from deepseek_lab.engine.problem import PRECISIONS
 from deepseek_lab.engine.runs import Options, Run, workshop
@@ -26,6 +30,7 @@ __all__ = [
     "last_run",
     "open_run",
     "optimize",
+    "profile",
     "runs",
     "status",
     "verify",
@@ -106,13 +111,19 @@ class Optimized:
     A module is changed in place, so ``model(...)`` and ``model.generate(...)`` are fast too.
     """
 
+    run: Run
+    _name: str
+    _original: Any
+    _call: Callable[..., Any]
+
     def __init__(self, run: Run, name: str, original: Any, call: Callable[..., Any]) -> None:
-        self.run = run
-        self._name, self._original, self._call = name, original, call
+        own = {"run": run, "_name": name, "_original": original, "_call": call}
         if not isinstance(original, torch.nn.Module):
-            self.__wrapped__ = original
-            self.__name__ = getattr(original, "__name__", name)
-            self.__doc__ = getattr(original, "__doc__", None)
+            own["__wrapped__"] = original
+            own["__name__"] = getattr(original, "__name__", name)
+            own["__doc__"] = getattr(original, "__doc__", None)
+            own["__module__"] = getattr(original, "__module__", None)
+        self.__dict__.update(own)
 
     @property
     def report(self) -> OptimizeReport:
@@ -131,11 +142,27 @@ class Optimized:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_original"], name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._original, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._original, name)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """A decorated method is bound as any function is; a module is no method."""
+        bound = instance is not None and hasattr(self._original, "__get__")
+        return types.MethodType(self, instance) if bound else self
+
     def __repr__(self) -> str:
         return f"<optimized {self._name}: {self.report.summary()}>"
 
     def __reduce__(self) -> Any:
-        return (_identity, (self._original,))
+        qualified = getattr(self._original, "__qualname__", "")
+        found: Any = sys.modules.get(self.__module__)
+        for part in qualified.split("."):
+            found = getattr(found, part, None)
+        # What was decorated stands under the original's name, as functions are found again by theirs.
+        return qualified if found is self else (_identity, (self._original,))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         import copy
@@ -309,52 +336,87 @@ def verify(run: Run, fresh_inputs: int = 3) -> list[Checked]:
     return made
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One line of the doctor."""
+def profile(
+    target: Any = None, *, gradients: bool = False, budget_s: float = 5.0, seed: int | None = None
+) -> list[GraphProfile]:
+    """Measure every operation of what was captured: time in eager mode, FLOP, bytes, values, and what runs it now.
 
-    check: str
-    ok: bool
-    detail: str
-    hint: str = ""
+    Each graph is run node by node, on the inputs of the call that was captured where they are held (to 16 MiB) and
+    else on random ones; the record says which. Times are seconds in eager mode without gradients, medians over the
+    rounds. Models, their buffers and gradients, random numbers and modes are afterwards as before. An interrupt ends
+    the measuring and keeps what there is.
+
+    Args:
+        target: What :func:`optimize` took or returned, a report, or a run; None is the last run.
+        gradients: Also differentiate the sum of the outputs once and look at the gradient of every result and
+            parameter. That sum stands for no loss of yours: compare operations with each other, not with training.
+        budget_s: Seconds for all graphs together, gradients not counted. Each is run three times in any case.
+        seed: Seed of random inputs.
+
+    Returns:
+        One record for each captured graph, in the order of capture.
+
+    Raises:
+        TargetError: nothing was captured yet, or none of the graphs can be run once more.
+        UsageError: ``budget_s`` is not above zero.
+
+    Example:
+        >>> fast = deepseek_lab.optimize(model)
+        >>> logits = fast(tokens)
+        >>> (profile,) = deepseek_lab.profile(fast)
+        >>> [(one.name, one.time_s) for one in profile.most_expensive(10)]
+    """
+    from deepseek_lab.engine import profiles
+
+    if not budget_s > 0.0:
+        raise UsageError(f"{budget_s:g} seconds are no time to measure in", hint="5 seconds, or leave it out")
+    run = _run_of(target)
+    if run is None or not run.report.graphs:
+        raise TargetError(
+            "no graph was captured that could be measured", hint="call what was optimised, then ask again"
+        )
+    records, runners = list(run.report.graphs.values()), run.runners
+    made: list[GraphProfile] = []
+    interrupted = failed = 0
+    with workshop().builder.held():
+        for record in records:
+            runner = runners.get(record.graph)
+            try:
+                if runner is None:
+                    raise CaptureError("the graph is no longer held", hint="call what was optimised again")
+                if interrupted:
+                    made.append(profiles.unmeasured(record, "interrupted before it was measured"))
+                    continue
+                found, interrupted = profiles.profiled(
+                    runner,
+                    record,
+                    gradients=gradients,
+                    budget_s=budget_s / len(records),
+                    seed=seed if seed is not None else run.options.seed or 0,
+                )
+                made.append(found)
+            except CaptureError as error:
+                failed += 1
+                if failed == len(records):
+                    raise TargetError(error.message, hint=error.hint) from None
+                made.append(profiles.unmeasured(record, error.message))
+    return made
+
+
+def _run_of(target: Any) -> Run | None:
+    """The run that is meant: by itself, by what it returned or is shown as, or by the module that it is about."""
+    found = (
+        last_run() if target is None else target if isinstance(target, Run) else getattr(target, "run", None)
+    )
+    if isinstance(found, Run):
+        return found.serving
+    about = (run for run in reversed(_RUNS) for one in run.dispatchers.values() if one.module is target)
+    return next(about, None) if target is not None else None
 
 
 def doctor() -> list[Finding]:
     """What works here and what does not: versions, candidates, kernels, store, builder."""
-    from deepseek_lab.engine import candidates as registry
-    from deepseek_lab.measure import machine
-
-    found = [Finding(name, True, version) for name, version in machine.versions().items()]
-    found.append(Finding("processor", True, f"{machine.processor()}, {torch.get_num_threads()} threads"))
-    for name, candidate in registry.registered().items():
-        absent = candidate.missing()
-        found.append(
-            Finding(
-                f"candidate {name}",
-                absent is None,
-                "ready" if absent is None else f"the package {absent} is not installed",
-                "" if absent is None else f"pip install {absent}",
-            )
-        )
-    try:
-        from deepseek_lab import _kernels
-
-        library = _kernels.load()
-        hint = "" if library.available else "python -m deepseek_lab._kernels.build"
-        detail = f"{library.isa}" if library.available else library.reason
-        found.append(Finding("kernels", library.available, str(detail), hint))
-    except ImportError as error:
-        found.append(Finding("kernels", False, str(error), "pip install deepseek_lab"))
-    store = workshop().store
-    try:
-        store.root.mkdir(parents=True, exist_ok=True)
-        count, size = store.usage()
-        found.append(Finding("store", True, f"{store.root}: {count} entries, {size / 2**20:.0f} MiB"))
-    except OSError as error:
-        found.append(
-            Finding("store", False, f"{store.root}: {error.strerror}", "%deepseek config cache_dir PATH")
-        )
-    return found
+    return _doctor(workshop().store)
 
 
 def free() -> list[tuple[str, int]]:
@@ -369,6 +431,9 @@ def free() -> list[tuple[str, int]]:
             for tensor in runner.weights_now()
         )
         run.restore()
+        for dispatcher in run.dispatchers.values():
+            for runner in dispatcher.runners:
+                runner.let_go()
         freed.append((f"run {run.id}", held))
         _RUNS.remove(run)
     workshop().builder.kill()

@@ -40,4 +40,4 @@ def deepseek(
     )
     api.register(run)
     run.submit(None, runner)
-    return runner
+    return runner.__call__

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deepseek_lab.engine.background import stand_back
 from deepseek_lab.engine.guards import WeightGuard
+from deepseek_lab.engine.problem import PLAIN
 from deepseek_lab.engine.tensors import save_tensors
 
 WEIGHTS = "weights.bin"
@@ -44,6 +45,14 @@ def weights_digest(weights: Sequence[Tensor], known: Ahead | None = None) -> str
     return digest.hexdigest()
 
 
+def _is_plain(weight: Tensor) -> bool:
+    """Whether a weight is memory to read: not one that is sparse, of a class of its own or not made yet.
+
+    No graph that takes another one has a candidate.
+    """
+    return type(weight) in PLAIN and weight.device.type == "cpu" and weight.layout == torch.strided
+
+
 class Ahead:
     """What a target's weights are needed for, started before it is known which of them a graph will take.
 
@@ -68,7 +77,7 @@ class Ahead:
         ``folder`` makes the folder to save them in, from the digest of all; None where they need not be saved.
         """
         self.drop()
-        self._batch = _Batch([weight for weight in weights if weight.device.type == "cpu"], folder)
+        self._batch = _Batch([weight for weight in weights if _is_plain(weight)], folder)
 
     def take(self, weights: Sequence[Tensor]) -> dict[int, bytes]:
         """The digests that are still those of ``weights``, by the tensor's id."""

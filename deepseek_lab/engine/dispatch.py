@@ -20,10 +20,11 @@ from torch.nn.modules.module import _has_any_global_hook
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.settings import settings
 from deepseek_lab.capture.nodes import call_site, graph_nodes
-from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, is_step, lane_key, timed
-from deepseek_lab.engine.replay import Replaying, copied, hook_tables
+from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, is_step, lane_key, literals, timed
+from deepseek_lab.engine.replay import Methods, Replaying, copied, hook_tables
 from deepseek_lab.engine.runtime import GraphRunner
-from deepseek_lab.engine.tracing import Tracer, break_counts, break_reasons, lasting_effects
+from deepseek_lab.engine.tracing import Tracer, lasting_effects
+from deepseek_lab.engine.weak import weakly
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
 
@@ -81,6 +82,7 @@ class Dispatcher:
         self._fallbacks: set[tuple[str, str]] = set()
         self._hooks = hook_tables(module)
         self._num_hooks = tuple(map(len, self._hooks))
+        self._methods = Methods(module)
 
     # -- the call ---------------------------------------------------------------------------------
 
@@ -90,7 +92,10 @@ class Dispatcher:
         if getattr(self._local, "inside", False) or torch.compiler.is_compiling():
             return self.eager(*args, **kwargs)
         if self._hooks and tuple(map(len, self._hooks)) != self._num_hooks:
-            self._hooks_changed()
+            self._emit_once("a hook was added or removed; calls run in eager mode, where it is seen")
+            return self.eager(*args, **kwargs)
+        if self._methods.changed():
+            self._emit_once("a method was replaced; calls run in eager mode, where it is seen")
             return self.eager(*args, **kwargs)
         training = self.module.training if self.module is not None else False
         key = lane_key(args, kwargs, training)
@@ -114,14 +119,11 @@ class Dispatcher:
                 return self._race_call(lane, args, kwargs)
             value, elapsed = timed(self._eager, args, kwargs)
             lane.eager_s = min(lane.eager_s or elapsed, elapsed)
+            lane.spent_s += elapsed
             self._donate(lane, elapsed)
             return value
         finally:
             self._local.inside = False
-
-    def _hooks_changed(self) -> None:
-        """A hook was added or removed since the target was taken: it runs in eager mode, where hooks are seen."""
-        self._emit_once("a hook was added or removed; calls run in eager mode, where it is seen")
 
     def _emit_once(self, reason: str) -> None:
         if (self.name, reason) not in self._fallbacks:
@@ -149,6 +151,7 @@ class Dispatcher:
         lane.sample = (args, kwargs)
         value, elapsed = timed(self._eager, args, kwargs)
         lane.missed_s += elapsed
+        lane.spent_s += elapsed
         lane.eager_s = min(lane.eager_s or elapsed, elapsed)
         return value
 
@@ -195,17 +198,19 @@ class Dispatcher:
             lane.settle("eager", f"the target already has {settings.max_graphs} graphs")
             return self.eager(*args, **kwargs)
         if self._tracer is None:
-            self._tracer = Tracer(self.eager, self._backend)
+            self._tracer = Tracer(self.eager, weakly(self._backend))
         if self.module is not None and not self.stopped:
             self._prepare([*self.module.parameters(), *self.module.buffers()])
-        counts, site = break_counts(), call_site()
+        site = call_site()
         known = {id(runner): runner.num_calls for runner in self.runners}
         self._captured = []
         lane.num_captures += 1
         value, lane.capture_s = self._tracer.capture(args, kwargs, dynamic=dynamic)
         lane.num_breaks = self._tracer.num_breaks
-        for reason in break_reasons(counts):
-            self._emit(ev.GraphBreak(run=self.run_id, target=self.name, reason=reason.splitlines()[0][:300]))
+        self._methods.watch(self._tracer.traced)
+        for found in self._tracer.breaks:
+            reason, file, line = found.reason[:300], found.file, found.line
+            self._emit(ev.GraphBreak(run=self.run_id, target=self.name, reason=reason, file=file, line=line))
         hit = [r for r in self.runners if r.num_calls > known.get(id(r), 0)]
         for runner in lane.runners:
             if runner not in hit:
@@ -217,6 +222,7 @@ class Dispatcher:
         # A call that was interrupted leaves graphs that Dynamo has and the workshop has not: their turn is now.
         new = [r for r in self.runners if not r.submitted and (r in hit or r in self._captured)]
         for runner in new:
+            runner.literals = literals(args, kwargs)
             self._emit(
                 ev.GraphCaptured(
                     run=self.run_id,
@@ -244,13 +250,13 @@ class Dispatcher:
             example_inputs,
             precision=self._precision,
             tolerance=self._tolerance,
-            on_fallback=self._runner_fell_back,
-            on_stale=self._stale,
+            on_fallback=weakly(self._runner_fell_back),
+            on_stale=weakly(self._stale),
         )
         runner.lasting_effects = lasting_effects()
         self.runners.append(runner)
         self._captured.append(runner)
-        return runner
+        return runner.__call__
 
     def _runner_fell_back(self, runner: GraphRunner, reason: str) -> None:
         for lane in self.lanes.values():
@@ -303,6 +309,10 @@ class Dispatcher:
                     self._kept(lane, lane.ratio)
                 else:
                     lane.start_race()
+
+    def spent_s(self, runner: GraphRunner) -> float:
+        """Seconds that calls have taken which a program for a graph would have made faster."""
+        return sum(lane.spent_s for lane in self.lanes.values() if runner in lane.runners)
 
     def proven(self, runner: GraphRunner) -> bool:
         """Whether the program in a graph has won in the user's own calls."""
@@ -425,10 +435,13 @@ class Dispatcher:
                 if lane.missed_s < SELDOM * total:
                     lane.settle("eager", "seldom called")
                     return True
-                args, kwargs = copy.deepcopy((args, kwargs))
                 growing = len(lane.shapes) > 1 or is_step(kwargs)
-                with self._replaying():
-                    self.capture(lane, args, kwargs, dynamic=growing)
+                try:
+                    args, kwargs = copy.deepcopy((args, kwargs))
+                    with self._replaying():
+                        self.capture(lane, args, kwargs, dynamic=growing)
+                except Exception:  # nobody but us made this call; the user's own tells what it raises
+                    lane.settle("eager", "the call cannot be repeated as it was")
                 return True
             if lane.state == "racing" and lane.final:
                 self._replay(lane, until)
@@ -439,7 +452,7 @@ class Dispatcher:
         """Race a lane on copies of its last call; by the builder's word alone where repeating could be seen."""
         assert lane.sample is not None
         assert self._tracer is not None
-        reason = self._cannot_replay(lane)
+        reason = lane.cannot_replay(self.module)
         if reason is not None:
             self._by_the_builder(lane, reason)
             return
@@ -447,8 +460,12 @@ class Dispatcher:
         with self._replaying():
             while lane.state == "racing" and not until():
                 missed = lane.missed_s
-                self._race_call(lane, copied(args), copied(kwargs))
-                if lane.state == "racing" and lane.missed_s > missed:
+                try:
+                    self._race_call(lane, copied(args), copied(kwargs))
+                    repeated = lane.missed_s == missed
+                except Exception:  # nobody but us made this call; the user's own tells what it raises
+                    repeated = False
+                if lane.state == "racing" and not repeated:
                     self._by_the_builder(
                         lane, "measured by the builder; the call cannot be repeated as it was"
                     )
@@ -464,19 +481,6 @@ class Dispatcher:
         for runner in lane.runners:
             runner.uninstall()
         self._decided(lane, "eager")
-
-    def _cannot_replay(self, lane: Lane) -> str | None:
-        if lane.num_breaks or len(lane.runners) != 1:
-            return (
-                "measured by the builder; repeating the call could be seen, it has Python between its graphs"
-            )
-        if any(runner.lasting_effects for runner in lane.runners):
-            return "measured by the builder; repeating the call could be seen, it changes objects that outlive it"
-        if self.module is not None and any(
-            module._forward_hooks or module._forward_pre_hooks for module in self.module.modules()
-        ):
-            return "measured by the builder; repeating the call would run your hooks"
-        return None
 
     def _replaying(self) -> Any:
         return Replaying(self._local)

@@ -20,8 +20,9 @@ from torch import Tensor
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.measure.race import BLOCK_S, Ratio, involuntary_switches, is_quiet
 
-TOO_SHORT_S = 2e-4
-"""Calls shorter than this in eager mode are left alone: checking would cost what could be won."""
+TOO_SHORT_S = 5e-5
+"""Calls shorter than this in eager mode are left alone: what the checks of a call cost is about as much. Of longer ones
+the race decides, whose times include them."""
 LONG_S = 0.1
 """Calls longer than this are a block each."""
 MIN_ROUNDS = 6
@@ -66,8 +67,14 @@ def exact_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ..
 
 
 def is_step(kwargs: dict[str, Any]) -> bool:
-    """Whether a call is a step of a generation: it carries a cache of keys and values, which grows at every step."""
-    return kwargs.get("past_key_values") is not None
+    """Whether a call is a step of a generation: it carries a cache of keys and values, which grows at every step.
+
+    Transformers has called that argument ``past_key_values`` and, from 5.24 on, ``cache``; what it hands over says how
+    long a sequence it holds, except for the tuples of old.
+    """
+    return kwargs.get("past_key_values") is not None or any(
+        hasattr(type(value), "get_seq_length") for value in kwargs.values()
+    )
 
 
 @dataclasses.dataclass
@@ -151,6 +158,8 @@ class Lane:
     race: LiveRace = dataclasses.field(default_factory=LiveRace)
     eager_s: float = 0.0
     """Fastest eager call seen, in seconds."""
+    spent_s: float = 0.0
+    """Seconds that calls have taken for which nothing was installed yet."""
     missed_s: float = 0.0
     """Seconds spent in eager mode because nothing that was captured fitted the call."""
     shapes: set[Any] = dataclasses.field(default_factory=set)
@@ -204,6 +213,26 @@ class Lane:
     def installed(self) -> tuple[str, ...]:
         """Names of the programs in the lane's graphs."""
         return tuple(runner.installed.name for runner in self.runners if runner.installed is not None)
+
+    def cannot_replay(self, module: torch.nn.Module | None) -> str | None:
+        """Why repeating the last call could be seen; None where it could not."""
+        if self.num_breaks or len(self.runners) != 1:
+            return (
+                "measured by the builder; repeating the call could be seen, it has Python between its graphs"
+            )
+        if any(runner.lasting_effects for runner in self.runners):
+            return "measured by the builder; repeating the call could be seen, it changes objects that outlive it"
+        if module is not None and any(
+            one._forward_hooks or one._forward_pre_hooks for one in module.modules()
+        ):
+            return "measured by the builder; repeating the call would run your hooks"
+        return None
+
+
+def literals(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:
+    """The plain values among a call's arguments, by position or name: a graph holds them."""
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    return {at: one for at, one in given if one is None or type(one) in (bool, int, float, str)}
 
 
 def timed(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float]:

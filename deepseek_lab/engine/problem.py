@@ -33,6 +33,10 @@ ALLOWED_ERROR: dict[str, float] = {"float32": 1e-5, "bf16": 5e-2, "fp16": 1e-2, 
 """Largest relative difference from the float64 reference that each declared precision allows."""
 
 
+PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+"""Classes of tensors that are their memory and nothing else."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
     """Shape, strides and dtype of one graph input.
@@ -71,7 +75,7 @@ class Spec:
     tolerance: float | None = None
     num_threads: int = 1
     graph_key: str = ""
-    """Digest of the graph's code, the inputs' specs and the precision; weights are not in it."""
+    """Digest of the graph's code, the inputs' specs and the precision; the weights' values are not in it."""
 
     @property
     def dynamic(self) -> bool:
@@ -189,9 +193,13 @@ def normalise(
 
 
 def graph_key(
-    module: fx.GraphModule, inputs: Sequence[TensorSpec], precision: str, tolerance: float | None
+    module: fx.GraphModule,
+    inputs: Sequence[TensorSpec],
+    is_weight: Sequence[bool],
+    precision: str,
+    tolerance: float | None,
 ) -> str:
-    """Digest of a normalised graph's meaning: its operations and the specs of its inputs."""
+    """Digest of a normalised graph's meaning: its operations, the specs of its inputs and which of them are weights."""
     digest = hashlib.sha256()
     numbers = {node: index for index, node in enumerate(module.graph.nodes)}
 
@@ -218,7 +226,7 @@ def graph_key(
             digest.update(_attribute_bytes(module, str(node.target)))
     digest.update("\n".join(map(str, inputs)).encode())
     digest.update("\n".join(str(spec.stride) for spec in inputs if not spec.dynamic).encode())
-    digest.update(f"{precision} {tolerance}".encode())
+    digest.update(f"{precision} {tolerance} {tuple(is_weight)}".encode())
     return digest.hexdigest()[:32]
 
 

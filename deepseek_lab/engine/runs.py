@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import ArtifactError, TargetError
@@ -73,6 +74,7 @@ class Run:
         self.report = OptimizeReport()
         self.log.listen(self.report.add)
         self.dispatchers: dict[str, Dispatcher] = {}
+        self._alone: weakref.WeakValueDictionary[str, GraphRunner] = weakref.WeakValueDictionary()
         self._restores: dict[str, Callable[[], None]] = {}
         self._observer: ModuleObserver | None = None
         self._stop = threading.Event()
@@ -181,6 +183,12 @@ class Run:
             self._observer = None
 
     @property
+    def runners(self) -> dict[str, GraphRunner]:
+        """What stands in the process for each captured graph, by the graph's name."""
+        found = [runner for dispatcher in self.dispatchers.values() for runner in dispatcher.runners]
+        return {runner.graph_id: runner for runner in (*self._alone.values(), *found)}
+
+    @property
     def serving(self) -> Run:
         """The run that serves what this one's cell called: itself, or where it found nothing new an earlier one."""
         return next(iter(self._earlier.values()), self) if not self.dispatchers else self
@@ -212,7 +220,7 @@ class Run:
                 f"{name} was already given to torch.compile", hint=f"use the plain module in place of {name}"
             )
         dispatcher = self._dispatcher(name, module._call_impl, module)
-        parameters = list(module.parameters())
+        parameters = [one for one in module.parameters() if not is_lazy(one)]
         self.emit(
             ev.TargetFound(
                 run=self.id,
@@ -268,6 +276,8 @@ class Run:
 
     def submit(self, dispatcher: Dispatcher | None, runner: GraphRunner) -> None:
         """Hand a captured graph to the workshop."""
+        if dispatcher is None:
+            self._alone[runner.graph_id] = runner
         with self._changed:
             self._pending.add(runner.graph_id)
 
@@ -314,6 +324,7 @@ class Run:
                 stop=self._stop,
                 advanced=dispatcher.advance if dispatcher is not None else lambda: None,
                 proven=lambda: dispatcher is not None and dispatcher.proven(runner),
+                spent_s=lambda: dispatcher.spent_s(runner) if dispatcher is not None else 0.0,
             )
         )
 

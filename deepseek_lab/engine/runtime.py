@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from deepseek_lab.base.errors import CaptureError
 from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.guards import WeightGuard
-from deepseek_lab.engine.problem import Problem, Spec, TensorSpec, graph_key, normalise
+from deepseek_lab.engine.problem import PLAIN, Problem, Spec, TensorSpec, graph_key, normalise
 from deepseek_lab.engine.results import Result, computing, inverse
 from deepseek_lab.measure.race import Ratio
 
@@ -27,6 +27,8 @@ _numbers = itertools.count(1)
 STABLE_CALLS = 8
 """Calls with unchanged weights after which a stale program is worth building again."""
 MAX_REBUILDS = 4
+KEPT_BYTES = 1 << 24
+"""Inputs of the captured call that are kept as copies, to measure the graph on later, are no larger than this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +67,33 @@ def random_like(spec: TensorSpec, low: float, high: float, generator: torch.Gene
     return made.round().to(dtype) if not (dtype.is_floating_point or dtype.is_complex) else made.to(dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """What a captured graph can be run on once more."""
+
+    arguments: tuple[Any, ...]
+    """The graph's own, in the order of its placeholders."""
+    is_weight: tuple[bool, ...]
+    wants_gradient: tuple[bool, ...]
+    inputs: str
+    """Where those that are no weights come from, in words."""
+
+
 def is_weight(node: fx.Node, value: Any) -> bool:
     """Whether a graph input is a parameter or buffer of a module rather than something the call brought."""
     return isinstance(value, torch.nn.Parameter) or "_buffers_" in str(node.target)
 
 
+def _size(value: Any, sizes: Mapping[str, int]) -> Any:
+    """A size that a graph takes as an argument of its own; None where no tensor carries it: nothing reads it then."""
+    return sizes.get(str(value.node.expr)) if isinstance(value, torch.SymInt) else value
+
+
 class GraphRunner:
     """One captured graph. Called by Dynamo's code with the graph's own arguments.
+
+    What Dynamo is given is the bound ``__call__``: Dynamo wraps it, and would keep a copy of all that an object with a
+    ``__dict__`` held then, example inputs and weights among it.
 
     Args:
         graph_module: What Dynamo captured.
@@ -109,6 +131,8 @@ class GraphRunner:
         """Whether the builder's race alone says that the installed program is faster."""
         self.trains = False
         self.refusal: str | None = None
+        self.literals: dict[int | str, object] = {}
+        """Arguments of the captured call that are plain values, by positions or names: the graph holds for these."""
         self.submitted = False
         """Whether the workshop was told of this graph."""
         self.lasting_effects = False
@@ -150,7 +174,7 @@ class GraphRunner:
             precision=precision,
             tolerance=tolerance,
             num_threads=torch.get_num_threads(),
-            graph_key=graph_key(self.graph, specs, precision, tolerance),
+            graph_key=graph_key(self.graph, specs, self._weight_at, precision, tolerance),
         )
         self._live_positions = tuple(
             p for p, weight in zip(self._positions, self._weight_at, strict=True) if not weight
@@ -161,15 +185,22 @@ class GraphRunner:
         self._last: tuple[Any, ...] | None = tuple(example_inputs)
         self._weights = tuple(example_inputs[position] for position in self._weight_positions)
         self._ranges = tuple(value_range(example_inputs[position]) for position in self._live_positions)
+        self._kept = self._small_inputs(example_inputs)
 
     def _refusal(self, tensors: Sequence[Tensor]) -> str | None:
         operations = [node for node in self.graph.graph.nodes if node.op not in ("placeholder", "output")]
         if not operations:
             return "contains no operation"
+        # What stands around a call is not in its graph: the builder would compute, and accept, another dtype.
+        if torch.is_autocast_enabled("cpu"):
+            return "is called under autocast, which its graph does not hold"
+        if (default := torch.get_default_dtype()) != torch.float32:
+            name = str(default).removeprefix("torch.")
+            return f"is called where the default dtype is {name}, which its graph does not hold"
         for tensor in tensors:
             if tensor.device.type != "cpu":
                 return f"runs on {tensor.device.type}, where no candidate of this machine does"
-            if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            if type(tensor) not in PLAIN:
                 return f"takes a {type(tensor).__name__}"
             if tensor.layout != torch.strided:
                 return f"takes a tensor of layout {tensor.layout}"
@@ -215,6 +246,65 @@ class GraphRunner:
         )
         return Problem(self.spec, self.graph, tuple(w.detach() for w in self.weights_now()), live)
 
+    def _small_inputs(self, arguments: Sequence[Any]) -> tuple[Tensor, ...] | None:
+        """Copies of the live inputs; None where those are large or of an unusual kind."""
+        live = [arguments[position] for position in self._live_positions]
+        plain = all(type(one) in (Tensor, torch.nn.Parameter) and one.layout == torch.strided for one in live)
+        if not plain or sum(one.numel() * one.element_size() for one in live) > KEPT_BYTES:
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            return tuple(one.detach().clone() for one in live)
+
+    def repeat(self, seed: int) -> Repeat:
+        """What to run the captured graph on once more: the weights as they are now, and inputs.
+
+        Those are the inputs of the captured call where they are held, else random ones in the ranges seen then.
+
+        Raises:
+            CaptureError: the graph takes something other than tensors and sizes, or random inputs cannot be made.
+        """
+        if self.spec is None:
+            raise CaptureError(f"the graph cannot be run once more: {self.refusal}", hint="%deepseek why")
+        live, inputs = self._inputs_again(seed)
+        tensors = dict(zip(self._live_positions, live, strict=True))
+        tensors |= zip(self._weight_positions, self.weights_now(), strict=True)
+        sizes = {
+            symbol: tensors[position].shape[dim]
+            for position, spec in zip(self._positions, self.spec.inputs, strict=True)
+            for dim, symbol in zip(spec.dynamic, spec.symbols, strict=True)
+        }
+        placeholders = [node for node in self.graph_module.graph.nodes if node.op == "placeholder"]
+        examples = [node.meta.get("example_value") for node in placeholders]
+        weights = frozenset(self._weight_positions)
+        wants = [tensors[at] if at in weights else example for at, example in enumerate(examples)]
+        return Repeat(
+            tuple(
+                tensors[at] if at in tensors else _size(example, sizes) for at, example in enumerate(examples)
+            ),
+            tuple(at in weights for at in range(len(examples))),
+            tuple(isinstance(one, Tensor) and one.requires_grad for one in wants),
+            inputs,
+        )
+
+    def _inputs_again(self, seed: int) -> tuple[Sequence[Tensor], str]:
+        """Live inputs for one more run, and in words where they come from."""
+        if self._kept is not None:
+            return self._kept, "the inputs of the call that was captured"
+        arguments = self._last
+        if arguments is not None:
+            live = tuple(arguments[position] for position in self._live_positions)
+            return live, "the inputs of the last call that was seen"
+        problem = self.random_problem(seed)
+        if problem is None:
+            raise CaptureError(
+                f"the inputs of the call are no longer held, and the graph {self.refusal}",
+                hint="%deepseek graph --profile at the end of the cell that makes the call",
+            )
+        return (
+            problem.live,
+            "random inputs in the ranges that were seen; the call's own are too large to be kept",
+        )
+
     def is_awaited(self) -> bool:
         """Whether a call of the user's waits for the store's program."""
         return self.awaited
@@ -231,6 +321,12 @@ class GraphRunner:
     def release(self) -> None:
         """Let go of the example inputs."""
         self._last = None
+
+    def let_go(self) -> None:
+        """Hold neither a program nor a weight; Dynamo may keep the graph itself for as long as the process runs."""
+        self.uninstall()
+        self.release()
+        self._weights, self._watch, self._kept = (), None, None
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the graph with whatever is fastest and right for these arguments."""

@@ -48,24 +48,22 @@ class Job:
     """Called when a program was installed while the search goes on."""
     proven: Callable[[], bool] = lambda: False
     """Whether what is installed has won in the user's own calls."""
+    spent_s: Callable[[], float] = lambda: 0.0
+    """Seconds that calls have taken meanwhile: of several graphs that wait, the one with most comes first."""
     ratio: Ratio | None = None
     chosen: str = "eager"
     reason: str = ""
 
-    def load(
-        self, candidate: Candidate, directory: Path, loaded: Program | None = None, *, rehearsed: bool = False
-    ) -> Program:
+    def load(self, candidate: Candidate, directory: Path, loaded: Program | None = None) -> Program:
         """Load a candidate here and get it ready: backends pack weights and allocate at their first call.
 
-        The user's next call shall not wait for that. ``loaded`` is the program where it was loaded before, and
-        ``rehearsed`` says that it was called then.
+        The user's next call shall not wait for that. ``loaded`` is the program where it was loaded before.
         """
         problem = self.runner.problem()
 
         def ready() -> Program:
             program = loaded or candidate.load(directory, problem.spec)
-            if not rehearsed:
-                candidate.warm(program, problem)
+            candidate.warm(program, problem)
             return program
 
         return quietly(ready, awaited=self.runner.is_awaited)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -23,7 +25,12 @@ from deepseek_lab.base.errors import ArtifactError
 from deepseek_lab.base.settings import settings
 
 MANIFEST = "manifest.json"
+LOCK = ".lock-"
+"""Begins the name of the file that says which kernel builds an entry."""
+LEFT_OVER_S = 86400
+"""Scratch and locks that nobody has touched for so long are left over from a kernel that died."""
 _FORMAT = 1
+_DIGEST = re.compile("[0-9a-f]{40}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +97,11 @@ class Store:
     def marked(self, weights: str) -> str | None:
         """Digest of the key of the entry that was used last for these weights; None where there was none."""
         try:
-            return (self.root / f".weights-{weights}").read_text(encoding="utf-8")
+            digest = (self.root / f".weights-{weights}").read_text(encoding="utf-8")
         except (OSError, ValueError):
             return None
+        # It becomes a path, and what is found damaged at that path is removed.
+        return digest if _DIGEST.fullmatch(digest) else None
 
     def get(self, key: Key | str) -> Entry | None:
         """The entry of this key, or of a key of this digest, checked file by file.
@@ -115,8 +124,11 @@ class Store:
         try:
             data = json.loads(manifest.read_text(encoding="utf-8"))
             files, record, stamp = data["files"], data["record"], data["stamp"]
+            key = Key.of(**data["key"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{manifest} cannot be read: {error}") from error
+        if key.digest != directory.name:
+            raise ArtifactError(f"{manifest} is that of another entry")
         if data.get("format") != _FORMAT or stamp != _stamp(files, record):
             raise ArtifactError(f"{manifest} is of another format or was edited")
         for name, expected in files.items():
@@ -209,14 +221,13 @@ class Store:
         return "built before with another " + ", ".join(best)
 
     def trim(self, limit_bytes: int | None = None) -> int:
-        """Remove least recently used entries above the size limit, and scratch older than a day; bytes freed."""
+        """Remove least recently used entries above the size limit, and what is left over; bytes freed."""
         limit = settings.cache_limit_bytes if limit_bytes is None else limit_bytes
         entries = []
         for directory in self.root.glob("*"):
             try:
-                if directory.name.startswith(".scratch-"):
-                    if time.time() - directory.stat().st_mtime > 86400:
-                        shutil.rmtree(directory, ignore_errors=True)
+                if directory.name.startswith("."):
+                    self._sweep(directory)
                     continue
                 size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
                 entries.append(((directory / MANIFEST).stat().st_mtime, size, directory))
@@ -229,6 +240,21 @@ class Store:
             self._set_aside(directory)
             freed += size
         return freed
+
+    def _sweep(self, path: Path) -> None:
+        """Remove scratch and locks that nobody has used for a day, and a mark whose entry is gone."""
+        if path.name.startswith(".weights-"):
+            digest = self.marked(path.name.removeprefix(".weights-"))
+            if digest is None or not (self.root / digest).exists():
+                path.unlink(missing_ok=True)
+        elif time.time() - path.stat().st_mtime < LEFT_OVER_S:
+            return
+        elif path.name.startswith(".scratch-"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith(LOCK):
+            with path.open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError while somebody builds
+                path.unlink(missing_ok=True)
 
     def usage(self) -> tuple[int, int]:
         """Number of entries and their bytes."""

@@ -31,7 +31,7 @@ from deepseek_lab.engine.guards import WeightGuard
 from deepseek_lab.engine.problem import Problem, Spec
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.search import Job, Search
-from deepseek_lab.engine.store import Entry, Key, Store
+from deepseek_lab.engine.store import LOCK, Entry, Key, Store
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
 
@@ -43,6 +43,8 @@ class Workshop:
         self.store = store or Store()
         self.builder = Builder()
         self._queue: queue.Queue[Job | Literal["prepare"] | None] = queue.Queue()
+        self._waiting: list[Job] = []
+        """Jobs that were taken from the queue and not begun; the thread's own."""
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._job: Job | None = None
@@ -50,8 +52,8 @@ class Workshop:
         self._closing = False
         self._building = False
         self._ahead = Ahead()
-        self._loaded: tuple[str, Entry, Program, bool] | None = None
-        """What was loaded while the call was captured: the digest of its key, itself, and whether it was rehearsed."""
+        self._loaded: tuple[str, Entry, Program] | None = None
+        """What was loaded while the call was captured, with the digest of its key."""
 
     @property
     def starving(self) -> bool:
@@ -80,12 +82,10 @@ class Workshop:
         candidate = registry.registered().get(entry.record["chosen"])
         if candidate is not None and candidate.missing() is None:
             try:
-                spec = Spec.from_dict(entry.record["spec"])
-                program = candidate.load(entry.directory, spec)
-                rehearsed = candidate.rehearse(program, spec)
+                program = candidate.load(entry.directory, Spec.from_dict(entry.record["spec"]))
             except Exception:  # the job that needs it loads it again, and tells why that fails
                 return None
-            self._loaded = (digest, entry, program, rehearsed)
+            self._loaded = (digest, entry, program)
         return None
 
     def submit(self, job: Job) -> None:
@@ -134,11 +134,30 @@ class Workshop:
         self._queue.put(None)
         thread.join(timeout_s)
 
+    def _next(self) -> Job | Literal["prepare"] | None:
+        """What to do next: of several graphs the one whose calls have taken the user most time.
+
+        Raises:
+            queue.Empty: for a while there was nothing.
+        """
+        while True:
+            try:
+                item = self._queue.get(timeout=0.0 if self._waiting else 30.0)
+            except queue.Empty:
+                if not self._waiting:
+                    raise
+                hottest = max(self._waiting, key=lambda job: job.spent_s())
+                self._waiting.remove(hottest)
+                return hottest
+            if not isinstance(item, Job):
+                return item
+            self._waiting.append(item)
+
     def _work(self) -> None:
         keep_one_openmp_thread()
         while True:
             try:
-                job = self._queue.get(timeout=30.0)
+                job = self._next()
             except queue.Empty:
                 with self._lock:
                     if self._queue.empty():
@@ -190,7 +209,7 @@ class Workshop:
                 self._ahead.finish(weights)
                 loaded = self._loaded
                 if loaded is not None and loaded[0] == key.digest:
-                    found = self._reuse(job, loaded[1], chosen, guard, loaded[2], rehearsed=loaded[3])
+                    found = self._reuse(job, loaded[1], chosen, guard, loaded[2])
                 else:
                     entry = quietly(lambda: self.store.get(key), awaited=runner.is_awaited)
                     found = entry is not None and self._reuse(job, entry, chosen, guard)
@@ -223,7 +242,7 @@ class Workshop:
     def _only_one(self, key: Key, job: Job) -> Iterator[None]:
         """Let one kernel at a time build an entry; the others wait and then find it."""
         self.store.root.mkdir(parents=True, exist_ok=True)
-        with (self.store.root / f".lock-{key.digest}").open("w") as handle:
+        with (self.store.root / f"{LOCK}{key.digest}").open("w") as handle:
             while True:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,15 +259,13 @@ class Workshop:
         chosen: dict[str, Candidate],
         guard: WeightGuard,
         loaded: Program | None = None,
-        *,
-        rehearsed: bool = False,
     ) -> bool:
         """Install what the store remembers; False when it cannot be loaded."""
         record = entry.record
         name = record["chosen"]
         if name != "eager":
             try:
-                program = job.load(chosen[name], entry.directory, loaded, rehearsed=rehearsed)
+                program = job.load(chosen[name], entry.directory, loaded)
             except Exception as error:  # a backend's own failure to load: build again instead
                 job.emit(
                     ev.Noted(run=job.run, text=f"the stored {name} did not load ({error}); building again")

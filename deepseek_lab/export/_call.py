@@ -22,7 +22,7 @@ from deepseek_lab.export.calls import Out, Result
 
 Path = tuple[str | int, ...]
 _STEP = re.compile(r"\[(?P<index>\d+)\]|\['(?P<key>[^']*)'\]|\.(?P<name>\w+)")
-_SAME = 1e-4
+SAME = 1e-4
 """Relative difference up to which an output is recognised: two eager runs of the same operations."""
 
 
@@ -150,7 +150,7 @@ def structure(value: Any, outputs: Sequence[tuple[Out, Tensor]]) -> Any:
     if isinstance(value, Tensor):
         for place, output in outputs:
             same = output.shape == value.shape and output.dtype == value.dtype
-            if same and relative_error(value, output) <= _SAME:
+            if same and relative_error(value, output) <= SAME:
                 return place
         raise UnknownStructureError("a tensor of the value is no output of the graph")
     if value is None or type(value) in (bool, int, float, str):

@@ -140,11 +140,18 @@ def _graph(
     args, kwargs = arguments.build(problem.live, list(parameters))
     places = _places(runner, len(outputs))
     results = [(place, filled(place, outputs)) for place in places]
-    fixed, value = {}, None
-    for attempt in (literals, {}) if literals else ({},):
+    fixed, value, others = {}, None, False
+    names = list(parameters)
+    own = {
+        names[at] if isinstance(at, int) else at: one
+        for at, one in runner.literals.items()
+        if not isinstance(at, int) or at < len(names)
+    }
+    for attempt in [one for one in (own, literals) if one] + [{}]:
         given = {name: item for name, item in attempt.items() if name not in kwargs}
         try:
             seen = _call.quiet_call(dispatcher.eager, args, {**kwargs, **given})
+            others = others or _holds_others(seen, [*problem.live, *(output for _, output in results)])
             value = _call.structure(seen, results)
         except Exception:  # the call needs more than its tensors: its value's structure stays unknown
             continue
@@ -154,6 +161,12 @@ def _graph(
             if parameters.get(name, inspect.Parameter.empty) != item
         }
         break
+    else:
+        if others:
+            raise CaptureError(
+                "a call with these tensors returns others than the graph does: it was captured with another argument "
+                "that is no tensor, or what the code reads has changed since"
+            )
     record = run.report.graphs.get(runner.graph_id)
     return GraphPlan(
         name=runner.graph_id,
@@ -168,6 +181,17 @@ def _graph(
         value=value if value is not None else tuple(places),
         tolerance=tolerance,
         speedup=record.speedup if record is not None else None,
+    )
+
+
+def _holds_others(value: Any, known: Sequence[Tensor]) -> bool:
+    """Whether a call's value holds a tensor that is none of these."""
+    return any(
+        all(
+            one.shape != other.shape or one.dtype != other.dtype or relative_error(one, other) > _call.SAME
+            for other in known
+        )
+        for one in tensors_of(value)
     )
 
 

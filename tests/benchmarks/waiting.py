@@ -1,7 +1,8 @@
 """What a cell loses while the engine works, and how soon it gains: GPT-2, calls one after the other without a gap.
 
 Each measurement runs in a fresh process (``--child``), first with an empty store, then with the one it left; what is
-still undecided after the time of the measurement is decided without calls.
+still undecided after the time of the measurement is decided without calls. A last process makes the same calls without
+the engine (``--alone``): how often the machine itself makes a call slow.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
+
+SLOW = 1.5
+"""A later call that takes more than so many times eager's is one too many."""
 
 
 def child() -> None:
@@ -35,11 +40,13 @@ def child() -> None:
         opened = time.perf_counter()
         case.call()
         first = time.perf_counter() - opened
-        calls, accelerated_s, runner = [], None, None
+        calls, slow_at, accelerated_s, runner = [], [], None, None
         while time.perf_counter() - opened < float(sys.argv[2]):
             start = time.perf_counter()
             case.call()
             calls.append(time.perf_counter() - start)
+            if calls[-1] > SLOW * base:
+                slow_at.append((round(start - opened, 1), round(calls[-1] / base, 2)))
             (dispatcher,) = fast.run.dispatchers.values()
             runner = dispatcher.runners[0]
             if accelerated_s is None and any(lane.accelerated for lane in dispatcher.lanes.values()):
@@ -53,7 +60,8 @@ def child() -> None:
                 "eager_ms": base * 1e3,
                 "first_minus_eager_s": first - base,
                 "slowest_later_call": max(calls) / base,
-                "slow_calls": sum(call > 1.5 * base for call in calls),
+                "slow_calls": len(slow_at),
+                "slow_at": slow_at[:20],
                 "calls": len(calls),
                 "p99": sorted(calls)[int(len(calls) * 0.99)] / base,
                 "accelerated_s": accelerated_s,
@@ -64,29 +72,64 @@ def child() -> None:
     )
 
 
+def alone() -> None:
+    """The same calls for as long, of the model as it is: what the machine does to them by itself."""
+    import torch
+
+    from tests.benchmarks.models import gpt2
+
+    case = gpt2(128)
+    calls = []
+    with torch.no_grad():
+        case.call()
+        until = time.perf_counter() + float(sys.argv[2])
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            case.call()
+            calls.append(time.perf_counter() - start)
+    base = statistics.median(calls[:8])
+    slow = [call for call in calls if call > SLOW * base]
+    print(json.dumps({"calls": len(calls), "slow_calls": len(slow), "slowest": max(calls) / base}))
+
+
+def _places(figures: dict[str, Any]) -> str:
+    """When the slow calls were made."""
+    found = ", ".join(f"{ratio}x after {at_s} s" for at_s, ratio in figures["slow_at"])
+    return f" ({found})" if found else ""
+
+
 def main() -> None:
-    """Print the figures cold and warm."""
+    """Print the figures cold and warm, and of the machine alone."""
     with tempfile.TemporaryDirectory() as cache:
-        for label, seconds in (("cold", "240"), ("warm", "60")):
+
+        def measured(what: str, seconds: str) -> dict[str, Any]:
             environment = {**os.environ, "DEEPSEEK_LAB_CACHE_DIR": cache}
-            command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.waiting", "--child", seconds]
+            command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.waiting", what, seconds]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            figures = json.loads(done.stdout.strip().splitlines()[-1])
+            figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            return figures
+
+        for label, seconds in (("cold", "240"), ("warm", "60")):
+            figures = measured("--child", seconds)
             bar = "40 s" if label == "cold" else "4 s"
             reached = figures["accelerated_s"]
             print(
                 f"{label}: first call eager + {figures['first_minus_eager_s']:.2f} s (bar 4 s); later calls: "
                 f"slowest {figures['slowest_later_call']:.2f}x eager, 99th percentile {figures['p99']:.2f}x, "
-                f"{figures['slow_calls']} of {figures['calls']} above 1.5x (bar: none); accelerated after "
-                f"{reached if reached is None else round(reached, 1)}"
+                f"{figures['slow_calls']} of {figures['calls']} above {SLOW}x (bar: none){_places(figures)}; "
+                f"accelerated after {reached if reached is None else round(reached, 1)}"
                 f" s (bar {bar}) by {figures['installed'] or 'nothing'}",
                 flush=True,
             )
+        figures = measured("--alone", "240")
+        print(
+            f"without the engine: {figures['slow_calls']} of {figures['calls']} calls above {SLOW}x, slowest "
+            f"{figures['slowest']:.2f}x"
+        )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2 and sys.argv[1] == "--child":
-        sys.argv = [sys.argv[0], *sys.argv[1:]]
-        child()
+    if len(sys.argv) > 2:
+        {"--child": child, "--alone": alone}[sys.argv[1]]()
     else:
         main()

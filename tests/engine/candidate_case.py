@@ -207,15 +207,6 @@ class CandidateCase:
         for got, want in zip(program(odd or problem.live, problem.weights), wanted, strict=True):
             torch.testing.assert_close(got, want)
 
-    def test_rehearsal_needs_nothing_of_the_call_and_changes_nothing(
-        self, made: tuple[Problem, Program]
-    ) -> None:
-        problem, program = made
-        wanted = [tensor.clone() for tensor in program(problem.live, problem.weights)]
-        candidates.registered()[self.candidate].rehearse(program, problem.spec)
-        for old, new in zip(wanted, program(problem.live, problem.weights), strict=True):
-            torch.testing.assert_close(new, old)
-
     def test_no_gradient_is_recorded(self, made: tuple[Problem, Program]) -> None:
         problem, program = made
         live = [t.clone().requires_grad_() if t.is_floating_point() else t for t in problem.live]

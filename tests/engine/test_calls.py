@@ -201,3 +201,42 @@ def test_calls_from_several_threads() -> None:
         thread.join()
     assert not wrong, wrong[0]
     assert uses_program(fast) or reasons(fast)
+
+
+class _Both(NamedTuple):
+    first: Tensor
+    second: Tensor
+
+
+class _Fields(dict[str, Tensor]):
+    """Read by attribute, as the outputs of Hugging Face's models are."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class _FirstOf(Tower):
+    def forward(self, x: Any) -> Tensor:
+        return super().forward(x.first)
+
+
+@pytest.mark.parametrize("kind", [_Both, _Fields])
+def test_waiting_repeats_a_call_with_containers_of_the_users_own_classes(kind: type) -> None:
+    module, x = _FirstOf(), kind(first=rows(), second=rows())
+    fast = installed(module, x)
+    with torch.no_grad():
+        equal(fast(x), pristine(module)(x))
+
+
+def test_waiting_raises_nothing_where_the_call_cannot_be_made_again() -> None:
+    module, x = Tower(), rows()
+    fast = deepseek_lab.optimize(module, backends=FAST)
+    with torch.no_grad():
+        fast(x)
+        module.first = nn.Linear(3, WIDTH)  # for inputs that are narrower from now on
+        assert deepseek_lab.wait(120)
+        narrow = torch.randn(64, 3)
+        equal(fast(narrow), pristine(module)(narrow))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,20 @@ def test_random_operation_draws_eagers_own_stream(kind: str) -> None:
         assert torch.equal(after, torch.get_rng_state())
     assert fast.report.chosen == "eager"
     assert "random numbers" in reasons(fast)
+
+
+def test_numbers_of_numpys_stream_stay_numpys() -> None:
+    def noisy(x: Tensor) -> Tensor:
+        return tower(x) + torch.from_numpy(np.random.rand(WIDTH).astype(np.float32))
+
+    x = rows()
+    fast = deepseek_lab.optimize(noisy, backends=("planted-fast",))
+    np.random.seed(7)
+    before = torch.get_rng_state()
+    got = [fast(x) for _ in range(3)]
+    assert torch.equal(before, torch.get_rng_state())
+    np.random.seed(7)
+    equal(got, [noisy(x) for _ in range(3)])
 
 
 def test_dropout_in_training_and_evaluation() -> None:

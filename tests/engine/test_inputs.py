@@ -236,3 +236,31 @@ def test_shapes_that_never_repeat_end_in_peace() -> None:
         for count in (6, 10, 40, 200, 300):
             x = rows(count)
             equal(fast(x), twin(x))
+
+
+def test_first_called_under_autocast() -> None:
+    """Autocast stands around the call and not in its graph; OpenVINO by itself answers in float32."""
+    module, x = nn.Sequential(nn.Linear(WIDTH, WIDTH), Tower()), rows()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = decided(module, x, backends=("openvino",))
+        with torch.no_grad():
+            got, wanted = fast(x), pristine(module)(x)
+    assert got.dtype == wanted.dtype == torch.bfloat16
+    torch.testing.assert_close(got, wanted)
+    assert "under autocast" in reasons(fast)
+
+
+def test_first_called_with_another_default_dtype() -> None:
+    """The builder would make float32 of the ones, and accept a candidate that returns it."""
+
+    def shifted(x: Tensor) -> Tensor:
+        return tower(x) + torch.ones(WIDTH)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        x = rows().float()
+        fast = decided(shifted, x)
+        assert fast(x).dtype == shifted(x).dtype == torch.float64
+        assert "default dtype is float64" in reasons(fast)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -58,11 +58,14 @@ STAGES = {
 with torch.no_grad():
     from deepseek_lab.engine.runtime import GraphRunner
     plain = GraphRunner.__call__
-    def once(self, *arguments):
-        GraphRunner.__call__ = plain
-        raise KeyboardInterrupt
+    to_come = [KeyboardInterrupt]
+    def once(self, *arguments):  # Dynamo keeps the method that it was given
+        if to_come:
+            raise to_come.pop()
+        return plain(self, *arguments)
     GraphRunner.__call__ = once
     interrupted(lambda: fast(x))
+    GraphRunner.__call__ = plain
 """,
     "while the first call is captured": """
 with torch.no_grad():

@@ -116,9 +116,20 @@ def test_graph_survives_the_wire(name: str, tmp_path: Path) -> None:
 def test_key_survives_the_wire(name: str, tmp_path: Path) -> None:
     problem = GRAPHS[name]()
     again = sent(problem, tmp_path)
-    assert graph_key(again.graph, again.spec.inputs, "float32", None) == graph_key(
-        problem.graph, problem.spec.inputs, "float32", None
-    )
+    keys = [graph_key(p.graph, p.spec.inputs, p.spec.is_weight, "float32", None) for p in (again, problem)]
+    assert keys[0] == keys[1]
+
+
+def test_key_knows_which_inputs_are_weights() -> None:
+    """``f(weight, x)`` and ``f(x, weight)`` are one graph of equal inputs; a program for one is wrong for the other."""
+
+    def difference(a: Tensor, b: Tensor) -> Tensor:
+        return a - b
+
+    weight, x = nn.Parameter(torch.ones(2, 3)), torch.zeros(2, 3)
+    one, other = problem_of(difference, weight, x), problem_of(difference, x, weight)
+    assert one.spec.is_weight != other.spec.is_weight
+    assert one.spec.graph_key != other.spec.graph_key
 
 
 def test_random_operations_are_not_frozen_on_the_way(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import pytest
 
 from deepseek_lab.base.errors import ArtifactError
 from deepseek_lab.base.settings import settings
-from deepseek_lab.engine.store import MANIFEST, Key, Store, checksum
+from deepseek_lab.engine.store import LEFT_OVER_S, LOCK, MANIFEST, Key, Store, checksum
 
 
 @pytest.fixture
@@ -93,6 +94,24 @@ def test_manifest_of_another_format_is_damage(store: Store) -> None:
     assert store.get(_key()) is None
 
 
+def test_entry_in_the_place_of_another_is_damage(store: Store) -> None:
+    other = _put(store, _key(weights="v"))
+    other.rename(other.with_name(_key().digest))
+    assert store.get(_key()) is None
+
+
+def test_mark_that_is_a_path_is_no_mark(store: Store, tmp_path: Path) -> None:
+    """What is found damaged where a mark points to is removed."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    store.root.mkdir(parents=True, exist_ok=True)
+    for content in (str(precious), "..", ".", "", f"../{precious.name}", "0" * 39):
+        (store.root / ".weights-w").write_text(content)
+        assert store.marked("w") is None, content
+    store.mark("w", _key())
+    assert store.marked("w") == _key().digest
+
+
 def test_checksum_sees_every_byte(tmp_path: Path) -> None:
     path = tmp_path / "file"
     seen = set()
@@ -138,6 +157,32 @@ def test_scratch_left_by_a_dead_kernel_is_removed_after_a_day(store: Store) -> N
     os.utime(old, (time.time() - 2 * 86400,) * 2)
     store.trim()
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_locks_that_nobody_holds_are_removed_after_a_day(store: Store) -> None:
+    held, old, new = (store.root / f"{LOCK}{name}" for name in "abc")
+    store.root.mkdir(parents=True, exist_ok=True)
+    for path in (held, old, new):
+        path.touch()
+    for path in (held, old):
+        os.utime(path, (time.time() - 2 * LEFT_OVER_S,) * 2)
+    with held.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        store.trim()
+        assert [path.exists() for path in (held, old, new)] == [True, False, True]
+    store.trim()
+    assert [path.exists() for path in (held, old, new)] == [False, False, True]
+
+
+def test_marks_go_with_their_entries(store: Store) -> None:
+    kept, gone = _key("kept"), _key("gone")
+    for key in (kept, gone):
+        _put(store, key)
+        store.mark(f"weights of {key.digest}", key)
+    store.discard(gone)
+    store.trim()
+    assert store.marked(f"weights of {kept.digest}") == kept.digest
+    assert [path.name for path in store.root.glob(".weights-*")] == [f".weights-weights of {kept.digest}"]
 
 
 def test_put_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import deepseek_lab
+from deepseek_lab.base import events as ev
 from deepseek_lab.engine import background
 from deepseek_lab.engine.background import Meter, keep_one_openmp_thread, quietly
 from deepseek_lab.engine.builder import Builder
+from deepseek_lab.engine.runs import workshop
+from tests.engine.cases import FAST, Tower, rows
 
 TASKS = Path("/proc/self/task")
 
@@ -165,3 +169,26 @@ def test_builder_is_still_while_a_call_is_measured() -> None:
         builder.kill()
     with builder.held():
         pass  # there is none
+
+
+@pytest.mark.usefixtures("strangers")
+def test_of_several_graphs_the_one_that_costs_most_comes_first() -> None:
+    """What waits for the builder is taken by the time that its calls have cost, not by when it came."""
+    targets = [Tower() for _ in range(3)]
+    fast = [
+        deepseek_lab.optimize(one, name=name, backends=FAST) for one, name in zip(targets, "abc", strict=True)
+    ]
+    workshop().builder.start()
+    with torch.no_grad(), workshop().builder.held():  # the first graph gets no further than to be opened
+        fast[0](rows(1))
+        for _ in range(5):
+            fast[1](rows(1))
+            fast[2](rows(2000))
+    assert deepseek_lab.wait(120)
+    started = {
+        event.at_s: name
+        for name, one in zip("abc", fast, strict=True)
+        for event in one.run.log
+        if isinstance(event, ev.CandidateStarted)
+    }
+    assert [started[at] for at in sorted(started)] == ["a", "c", "b"]

@@ -161,6 +161,39 @@ def test_changed_weights_are_not_exported_as_what_was_won(tmp_path: Path) -> Non
     assert any("updated in place since onnxruntime was built" in note for note in record.notes)
 
 
+def test_a_program_answers_only_the_arguments_it_was_captured_with(tmp_path: Path) -> None:
+    """The cells do not tell which these are; ``model(x, mask)`` is another call than the one that was captured."""
+    run = captured(Block().eval(), builds("onnxruntime", tmp_path / "built"), CALL)
+    write(run, tmp_path / "out", source_cells=[])
+    (tmp_path / "use.py").write_text(
+        "import torch\nfrom out.model import load\n"
+        "model, x, mask = load(), torch.ones(3, 16), torch.ones(3, 1)\n"
+        "print(list(model(x, mask, doubled=True)))\n"
+        "try:\n    print(model(x, mask))\n"
+        "except TypeError as error:\n    print('doubled=True' in str(error))"
+    )
+    assert replayed(tmp_path, "use.py").split("\n")[:2] == ["['out', 'parts']", "True"]
+
+
+def test_what_the_code_no_longer_computes_is_not_exported(tmp_path: Path) -> None:
+    model = Scaled()
+    run = captured(model, builds("onnxruntime", tmp_path / "built"), ((torch.ones(2, 4),), {}))
+    model.factor = 5.0
+    cell = f"import torch\nfrom torch import Tensor\n{inspect.getsource(Scaled)}\nmodel = Scaled()"
+    record = write(run, tmp_path / "out", source_cells=[("cell_1", cell)])
+    assert record.chosen == {"model": "eager"}
+    assert any("has changed since" in note for note in record.notes)
+
+
+class Scaled(torch.nn.Module):
+    """Reads a number of its own."""
+
+    factor = 2.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x) * self.factor
+
+
 def test_a_function_with_a_tensor_from_outside(tmp_path: Path) -> None:
     names: dict[str, Any] = {"torch": torch, "scale": torch.full((8,), 3.0)}
     exec("def f(x, batch):\n    return (x * scale).relu(), batch['bias'][0] + x", names)

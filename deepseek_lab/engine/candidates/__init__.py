@@ -89,23 +89,9 @@ class Candidate(abc.ABC):
         with torch.no_grad():
             program(problem.live, problem.weights)
 
-    def rehearse(self, program: Program, spec: Spec) -> bool:
-        """Do what :meth:`warm` does before the call's inputs and weights are known.
-
-        Returns:
-            Whether that was done, so that ``warm`` need not be; by default it is not, for programs read the weights.
-        """
-        return False
-
     def plan(self, spec: Spec) -> str:
         """The plan as readable Python: what runs now, in the words of its library."""
         return f"# {self.name}: {len(spec.live)} live inputs, {sum(spec.is_weight)} weights\n"
-
-
-def run_on_zeros(program: Program, spec: Spec) -> None:
-    """One call of a program that holds its weights itself, on zeros of the sizes that the problem had."""
-    with torch.no_grad():
-        program([torch.zeros(one.shape, dtype=getattr(torch, one.dtype)) for one in spec.live], ())
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepseek_lab.engine.candidates import Candidate, Program, run_on_zeros
+from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.lowering import export
 from deepseek_lab.engine.problem import Problem, Spec
 
@@ -82,11 +82,6 @@ class OnnxRuntimeCandidate(Candidate):
 
         all_names = names if len(names) == len(spec.live) else _all_names(directory)
         return program
-
-    def rehearse(self, program: Program, spec: Spec) -> bool:
-        """A call on zeros: the weights are inside of the program."""
-        run_on_zeros(program, spec)
-        return True
 
     def plan(self, spec: Spec) -> str:
         """The plan in ONNX Runtime's words."""

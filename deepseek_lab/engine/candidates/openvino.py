@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from deepseek_lab.engine.candidates import Candidate, Program, run_on_zeros
+from deepseek_lab.engine.candidates import Candidate, Program
 from deepseek_lab.engine.lowering import export
 from deepseek_lab.engine.problem import Problem, Spec
 from deepseek_lab.measure import machine
@@ -128,11 +128,6 @@ class OpenVINOCandidate(Candidate):
                 return request.run(inputs)
 
         return program
-
-    def rehearse(self, program: Program, spec: Spec) -> bool:
-        """A call on zeros: the weights are inside of the program."""
-        run_on_zeros(program, spec)
-        return True
 
     def plan(self, spec: Spec) -> str:
         """The plan in OpenVINO's words."""
