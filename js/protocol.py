@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_lab.base import events
+from deepseek_lab.base.version import __version__
 
 TARGET = Path(__file__).parent / "src" / "protocol.ts"
 _PLAIN = {str: "string", int: "number", float: "number", bool: "boolean"}
@@ -78,6 +79,8 @@ def protocol() -> str:
     parts = [
         "/** Made by `js/protocol.py` from `deepseek_lab/base/events.py`: change it there. */\n",
         f"export const SCHEMA_VERSION = {events.SCHEMA_VERSION};\n",
+        "/** The version of the package that this front end belongs to. */",
+        f"export const VERSION = {json.dumps(__version__)};\n",
         interface(events.GraphNode, {}),
     ]
     parts += [interface(cls, {"kind": json.dumps(kind)}) for kind, cls in events.REGISTRY.items()]

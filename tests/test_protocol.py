@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from deepseek_lab.base import events
+from deepseek_lab.base.version import __version__
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,3 +49,8 @@ def test_a_changed_event_is_a_difference(generator: ModuleType, monkeypatch: pyt
 def test_a_type_without_a_counterpart_is_refused(generator: ModuleType) -> None:
     with pytest.raises(TypeError, match="no counterpart"):
         generator.type_of(complex)
+
+
+def test_front_end_and_package_have_one_version() -> None:
+    package = json.loads((ROOT / "js" / "package.json").read_text(encoding="utf-8"))
+    assert package["version"] == __version__

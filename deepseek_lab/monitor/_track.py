@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
+from math import isfinite
 from typing import Any, Generic, SupportsFloat, TypeVar
 
 from deepseek_lab.base import events as ev
@@ -115,7 +115,7 @@ class Track(Generic[T]):
         Raises:
             UsageError: a value is no single number; nothing of this call is kept then.
         """
-        made = {}
+        made: dict[str, float] = {}
         for name, value in values.items():
             try:
                 made[name] = float(value)
@@ -124,11 +124,11 @@ class Track(Generic[T]):
                     f"{name} is no single number but {type(value).__name__}", hint=f"{name}={name}.mean()"
                 ) from None
         for name, number in made.items():
-            if not math.isfinite(number) and name not in self._not_finite:
+            if not isfinite(number) and name not in self._not_finite:
                 self._not_finite.add(name)
                 self._emit(ev.Noted(run=self.id, text=f"{name} is {number} at step {self.done}"))
         self.last.update(made)
-        self._emit(ev.Measured(run=self.id, step=self.done, values=made))
+        self.log_of_events.measured(self.id, self.done, made, time.time())
 
     @property
     def values(self) -> dict[str, list[tuple[int, float]]]:
@@ -160,7 +160,7 @@ class Track(Generic[T]):
     def to_dict(self) -> dict[str, Any]:
         """How the run stands and what was measured, as plain JSON data; None stands for what is not finite."""
         values = {
-            name: [(step, value if math.isfinite(value) else None) for step, value in found]
+            name: [(step, value if isfinite(value) else None) for step, value in found]
             for name, found in self.values.items()
         }
         return {
@@ -190,7 +190,7 @@ class Track(Generic[T]):
         self._sampled_at, self._sampled_done = now, self.done
         self.last.update(made)
         if made:
-            self._emit(ev.Measured(run=self.id, step=self.done, values=made))
+            self.log_of_events.measured(self.id, self.done, made, time.time())
 
     def _words(self) -> str:
         return f"{self.done:,} step{'' if self.done == 1 else 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.notebook.host import Host, save, view_of, warn
@@ -12,6 +13,9 @@ from deepseek_lab.notebook.parse import Command
 from deepseek_lab.notebook.ports import Run
 from deepseek_lab.notebook.show import ShownRun
 from deepseek_lab.views import live
+
+if TYPE_CHECKING:
+    from deepseek_lab.views import LiveWidget
 
 _FINAL = (ev.Decided, ev.RunEnded)
 _STEPS = (ev.GraphCaptured, ev.CandidateEnded, *_FINAL)
@@ -34,10 +38,13 @@ class Follower:
         self._stopped = threading.Event()
         run = shown.run
         self._updates = host.updates and view_of(command) != "static"
+        self._widget: LiveWidget | None = None
+        self._widget_is_shown = False
         if run is not None and self._updates:
             self._offer(run)
         if not command.has("quiet"):
             self._again = host.display(shown)
+            self._widget_is_shown = self._widget is not None
         self._seen = self._state()
         self._save()
         if run is not None and (self._updates or command.has("save")):
@@ -66,15 +73,19 @@ class Follower:
             stopped.set()
             run.interrupt()
 
-        live.offer(
-            live.Source(
-                run.id,
-                run.log,
-                stop,
-                ended=lambda: not run.working,
-                stopping=lambda: stopped.is_set() and run.working,
-            )
+        source = live.Source(
+            run.id,
+            run.log,
+            stop,
+            ended=lambda: not run.working,
+            stopping=lambda: stopped.is_set() and run.working,
         )
+        live.offer(source)
+        if self._widget is None and not self._command.has("quiet"):
+            from deepseek_lab import views
+
+            self._widget = self._shown.widget = views.live_widget(source, self._shown.bundle())
+            self._widget_is_shown = False
 
     def _heard(self, run: Run, event: ev.Event) -> None:
         if not isinstance(event, _STEPS):
@@ -98,6 +109,22 @@ class Follower:
                 return
             self._seen = state
             if self._updates and self._again is not None:
-                self._again()
+                self._show_again()
             if self._shown.report.decided:
                 self._save()
+
+    def _show_again(self) -> None:
+        assert self._again is not None
+        widget, run = self._widget, self._shown.run
+        if widget is None or run is None:
+            self._again()
+        elif not run.working:
+            # What is saved shows without a kernel: nothing that is live stays behind.
+            self._widget = self._shown.widget = None
+            self._again()
+            widget.close()
+        elif self._widget_is_shown:
+            widget.show(self._shown.bundle())
+        else:
+            self._widget_is_shown = True
+            self._again()

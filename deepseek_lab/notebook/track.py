@@ -81,16 +81,21 @@ def _display() -> Callable[..., Any] | None:
 
 
 def _follow(run: Track[Any], display: Callable[..., Any]) -> None:
+    from deepseek_lab import views
     from deepseek_lab.views import live
 
     shown = ShownTrack(run)
-    live.listen()
-    live.offer(
-        live.Source(
-            run.id, run.log_of_events, run.stop, ended=lambda: bool(run.ended), stopping=lambda: run.stopping
-        )
+    source = live.Source(
+        run.id, run.log_of_events, run.stop, ended=lambda: bool(run.ended), stopping=lambda: run.stopping
     )
-    handle = display(shown.bundle(), raw=True, display_id=True)
+    live.listen()
+    live.offer(source)
+    bundle = shown.bundle()
+    widget = views.live_widget(source, bundle)
+    if widget is not None:
+        handle = display(bundle | widget.data, metadata=widget.metadata, raw=True, display_id=True)
+    else:
+        handle = display(bundle, raw=True, display_id=True)
     last_s = time.monotonic()
 
     def heard(event: ev.Event) -> None:
@@ -101,6 +106,7 @@ def _follow(run: Track[Any], display: Callable[..., Any]) -> None:
         elif (
             not isinstance(event, ev.Progressed)
             or time.monotonic() - last_s < _SHOWN_S
+            or widget is not None
             or live.watched(run.id)
         ):
             return
@@ -109,6 +115,8 @@ def _follow(run: Track[Any], display: Callable[..., Any]) -> None:
             handle.update(shown.bundle(), raw=True)
         except Exception as error:
             warn(f"{run.name} could not be shown anew ({type(error).__name__}: {error})")
+        if widget is not None and final:
+            widget.close()
 
     run.log_of_events.listen(heard)
     _close_with_cell(run)

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepseek_lab.views._bundle import bundle
+    from deepseek_lab.views._costs import costs_bundle, costs_html, costs_line, costs_text, costs_views
     from deepseek_lab.views._heatmap_view import HeatmapView
     from deepseek_lab.views._lines_view import LinesView
+    from deepseek_lab.views._overlays import Overlay
     from deepseek_lab.views._page import explorable, graph_frame
+    from deepseek_lab.views._profile import profile_overlays, profile_text
     from deepseek_lab.views._run import run_bundle
     from deepseek_lab.views._save import save
     from deepseek_lab.views._scatter_view import ScatterView
@@ -22,18 +25,29 @@ if TYPE_CHECKING:
     from deepseek_lab.views._text import graph_text
     from deepseek_lab.views._timeline import packed_timeline, timeline_frame, timeline_page, timeline_text
     from deepseek_lab.views._timeline_svg import timeline_svg
+    from deepseek_lab.views._widget import LiveWidget, live_widget
 
 _PLACES = {
     "HeatmapView": "_heatmap_view",
     "LinesView": "_lines_view",
+    "LiveWidget": "_widget",
+    "Overlay": "_overlays",
     "ScatterView": "_scatter_view",
     "TableView": "_table_view",
     "bundle": "_bundle",
+    "costs_bundle": "_costs",
+    "costs_html": "_costs",
+    "costs_line": "_costs",
+    "costs_text": "_costs",
+    "costs_views": "_costs",
     "explorable": "_page",
     "graph_frame": "_page",
     "graph_svg": "_svg",
     "graph_text": "_text",
+    "live_widget": "_widget",
     "packed_timeline": "_timeline",
+    "profile_overlays": "_profile",
+    "profile_text": "_profile",
     "run_bundle": "_run",
     "save": "_save",
     "timeline_frame": "_timeline",
@@ -45,14 +59,24 @@ _PLACES = {
 __all__ = [
     "HeatmapView",
     "LinesView",
+    "LiveWidget",
+    "Overlay",
     "ScatterView",
     "TableView",
     "bundle",
+    "costs_bundle",
+    "costs_html",
+    "costs_line",
+    "costs_text",
+    "costs_views",
     "explorable",
     "graph_frame",
     "graph_svg",
     "graph_text",
+    "live_widget",
     "packed_timeline",
+    "profile_overlays",
+    "profile_text",
     "run_bundle",
     "save",
     "timeline_frame",

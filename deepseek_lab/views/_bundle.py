@@ -84,14 +84,16 @@ def _sections(report: OptimizeReport, detail: Detail, room: int) -> tuple[list[s
                 break
     graphs = []
     for record in records[:MAX_FRAMES]:
-        if record.graph not in found or (content := _html.graph_content(record)) is None:
+        if record.graph not in found:
             continue
-        frame = _html.graph_frame(content)
-        cost = size(frame) + size(content)
-        if frame and cost <= room:
-            found[record.graph] = found[record.graph].removesuffix("</details>") + frame + "</details>"
-            graphs.append(content)
-            room -= cost
+        for content in _html.graph_contents(report, record):
+            frame = _html.graph_frame(content)
+            cost = size(frame) + size(content)
+            if frame and cost <= room:
+                found[record.graph] = found[record.graph].removesuffix("</details>") + frame + "</details>"
+                graphs.append(content)
+                room -= cost
+                break
     shown = [found[name] for name in report.graphs if name in found]
     left = len(records) - len(shown)
     if left:

@@ -64,6 +64,31 @@ def extent(values: Iterable[float]) -> tuple[float, float] | None:
     return (min(finite), max(finite)) if finite else None
 
 
+def mean(values: Sequence[float]) -> float:
+    """The mean, also of numbers whose sum is beyond what a float holds; NaN where there is none.
+
+    >>> mean([1.0, 2.0]), mean([1.5e308, 1.5e308]), mean([math.inf, -math.inf])
+    (1.5, 1.5e+308, nan)
+    """
+    if not values:
+        return math.nan
+    if all(map(math.isfinite, values)):
+        largest = max(map(abs, values))
+        scale = len(values) if largest > 1e300 else 1  # each divided by itself: fewer digits, and no overflow
+        return math.fsum(value / scale for value in values) / (1 if scale > 1 else len(values))
+    return sum(value for value in values if not math.isfinite(value))
+
+
+def share(value: float, low: float, high: float) -> float:
+    """How far a number is from ``low`` to ``high``, 0 to 1; the middle where these are one.
+
+    >>> share(0.0, -1.7e308, 1.7e308), share(3.0, 3.0, 3.0)
+    (0.5, 0.5)
+    """
+    span = high / 2 - low / 2  # the whole may be beyond what a float holds
+    return (value / 2 - low / 2) / span if span > 0 else 0.5
+
+
 def listed(values: Any) -> Any:
     """What NumPy, pandas and torch hold as plain Python; other things as they are."""
     return values.tolist() if hasattr(values, "tolist") else values

@@ -6,7 +6,7 @@ import math
 from html import escape
 
 from deepseek_lab.base.series import Rows
-from deepseek_lab.views import _svg, _words
+from deepseek_lab.views import _columns, _svg, _words
 
 MAX_CURVES = 8
 _WIDTH, _HEIGHT, _LEFT, _COLUMNS = 340, 120, 8, 2
@@ -59,7 +59,7 @@ def _curve(name: str, points: list[tuple[int, float]]) -> str:
 
     def at(step: float, value: float) -> str:
         across = (step - first) / (final - first) if final > first else 0.0
-        up = (value - low) / (high - low) if high > low else 0.5
+        up = _columns.share(value, low, high)
         return f"{_LEFT + across * (right - _LEFT):.1f},{bottom - up * (bottom - top):.1f}"
 
     drawn, run = [], []
@@ -86,5 +86,5 @@ def _thin(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     for number in range(_POINTS):
         part = points[len(points) * number // _POINTS : len(points) * (number + 1) // _POINTS]
         finite = [value for _, value in part if math.isfinite(value)]
-        made.append((part[0][0], sum(finite) / len(finite) if finite else math.nan))
+        made.append((part[0][0], _columns.mean(finite)))
     return [(float(step), value) for step, value in made]

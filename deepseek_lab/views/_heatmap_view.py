@@ -110,7 +110,7 @@ class HeatmapView(Drawn):
         present = [v for row in self._cells[top:bottom] for v in row[left:right] if not math.isnan(v)]
         if not present:
             return math.nan
-        return math.fsum(present) / len(present) if self.pool == "mean" else max(present, key=abs)
+        return _columns.mean(present) if self.pool == "mean" else max(present, key=abs)
 
     def packed(self, limit: int | None = None) -> str:
         height, width = self.shape
@@ -174,7 +174,7 @@ class HeatmapView(Drawn):
             )
             parts.append(_plane.text(left + cell * (at + 0.5), 40 + tall, words, "c"))
         ends = [
-            (_ramps.colour(share, diverging=diverging), _columns.number(low + share * (high - low)))
+            (_ramps.colour(share, diverging=diverging), _columns.number(low * (1 - share) + share * high))
             for share in (0, 0.25, 0.5, 0.75, 1)
         ]
         pooled = f"{rows} × {columns} of {self.text()}" if small is not self else self.text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from deepseek_lab.base.report import CandidateRow, GraphRecord, OptimizeReport
@@ -65,7 +65,7 @@ def page(report: OptimizeReport) -> str:
     )
     sections = [
         graph_section(report, record, detail).removesuffix("</details>")
-        + graph_frame(graph_content(record))
+        + graph_frame(next(graph_contents(report, record), None))
         + "</details>"
         for record in report.graphs.values()
     ]
@@ -130,12 +130,14 @@ def graph_section(report: OptimizeReport, record: GraphRecord, detail: Detail) -
     return _folded(escape(line), "".join(parts))
 
 
-def graph_content(record: GraphRecord) -> dict[str, str] | None:
-    """A graph to explore, as data; None where there is nothing to explore."""
+def graph_contents(report: OptimizeReport, record: GraphRecord) -> Iterator[dict[str, str]]:
+    """A graph to explore, as data, from full to lean; none where there is nothing to explore."""
     if not record.nodes:
-        return None
+        return
     title = _words.clip(_tables.graph_line(record), 120)
-    return _page.graph_content(record.nodes, title, record.plan_nodes)
+    breaks = report.breaks_of(record.target)
+    for beside in (True, False) if record.plan_nodes else (False,):
+        yield _page.graph_content(record.nodes, title, record.plan_nodes, breaks=breaks, beside=beside)
 
 
 def graph_frame(content: dict[str, str] | None) -> str:

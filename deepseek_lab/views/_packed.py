@@ -37,6 +37,11 @@ class Packer:
         self._columns: list[dict[str, Any]] = []
         self._bodies: list[bytes] = []
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns in their order."""
+        return [str(column["name"]) for column in self._columns]
+
     def text(self, name: str, values: Sequence[str]) -> None:
         """Words, each kept once."""
         numbers: dict[str, int] = {}

@@ -16,15 +16,17 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from deepseek_lab.base.events import GraphNode
+from deepseek_lab.base.events import GraphBreak, GraphNode
 from deepseek_lab.base.version import __version__
-from deepseek_lab.views import _diff, _tree, _words
+from deepseek_lab.views import _after, _breaks, _diff, _overlays, _tree, _words
+from deepseek_lab.views._overlays import Overlay
 from deepseek_lab.views._packed import Packer
 
 MIME = "application/vnd.deepseek-lab.v1+json"
 """What a front end with our extension draws: the views of one output, and whether its run is live."""
 HEIGHT = 480
 """Pixels that a frame is high."""
+MAX_TITLE = 300
 _THEME = (
     f".dsl-frame iframe{{width:100%;height:{HEIGHT}px;border:0}}"
     f'[data-jp-theme-light="false"] .dsl-frame iframe,.vscode-dark .dsl-frame iframe{{height:{HEIGHT + 1}px}}'
@@ -56,8 +58,30 @@ def explorable() -> bool:
     return script() is not None
 
 
-def packed_graph(nodes: Sequence[GraphNode], marks: Mapping[str, str] | None = None) -> str:
-    """The operations of a graph as a packed table; ``marks`` says by name what became of them."""
+def packed_graph(
+    nodes: Sequence[GraphNode],
+    marks: Mapping[str, str] | None = None,
+    overlays: Sequence[Overlay] = (),
+    *,
+    breaks: Sequence[GraphBreak] = (),
+) -> str:
+    """The operations of a graph as a packed table.
+
+    Args:
+        nodes: The operations.
+        marks: By name what became of them.
+        overlays: What was measured of them.
+        breaks: Where capture stopped.
+    """
+    return _graph(nodes, marks, overlays, breaks).base64()
+
+
+def _graph(
+    nodes: Sequence[GraphNode],
+    marks: Mapping[str, str] | None,
+    overlays: Sequence[Overlay],
+    breaks: Sequence[GraphBreak],
+) -> Packer:
     packer = Packer(len(nodes))
     packer.names("name", [node.name for node in nodes])
     packer.text("op", [node.op for node in nodes])
@@ -69,11 +93,21 @@ def packed_graph(nodes: Sequence[GraphNode], marks: Mapping[str, str] | None = N
     packer.references("inputs", _tree.producers(nodes))
     if marks:
         packer.text("mark", [marks.get(node.name, "") for node in nodes])
-    return packer.base64()
+    _overlays.pack(packer, overlays)
+    if breaks:
+        packer.meta["breaks"] = _breaks.placed(nodes, breaks)
+    return packer
 
 
 def graph_content(
-    nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[GraphNode] = ()
+    nodes: Sequence[GraphNode],
+    title: str,
+    plan_nodes: Sequence[GraphNode] = (),
+    *,
+    overlays: Sequence[Overlay] = (),
+    plan_overlays: Sequence[Overlay] = (),
+    breaks: Sequence[GraphBreak] = (),
+    beside: bool = True,
 ) -> dict[str, str]:
     """A graph to explore, as data.
 
@@ -81,31 +115,69 @@ def graph_content(
         nodes: The captured graph.
         title: What it is called.
         plan_nodes: The graph as it runs; what became of each node is marked then.
+        overlays: What was measured of the captured operations.
+        plan_overlays: What was measured of those that run.
+        breaks: Where capture stopped and Python went on by itself.
+        beside: Whether the graph as it runs can be seen too, beside the captured one.
     """
-    marks = _diff.compare(nodes, plan_nodes).before if plan_nodes else {}
-    return content("graph", title, packed_graph(nodes, marks))
+    if not plan_nodes:
+        return content("graph", title, packed_graph(nodes, {}, overlays, breaks=breaks))
+    diff = _diff.compare(nodes, plan_nodes)
+    packer = _graph(nodes, diff.before, overlays, breaks)
+    if beside:
+        packer.integers("becomes", _after.becomes(nodes, plan_nodes, diff))
+        packer.meta["after"] = _after.packed(nodes, plan_nodes, diff, plan_overlays)
+    return content("graph", title, packer.base64())
 
 
-def graph_frame(nodes: Sequence[GraphNode], title: str, plan_nodes: Sequence[GraphNode] = ()) -> str:
-    """A graph to explore, as HTML; empty where the front end was not built."""
-    return frame(**graph_content(nodes, title, plan_nodes)) or ""
+def graph_frame(
+    nodes: Sequence[GraphNode],
+    title: str,
+    plan_nodes: Sequence[GraphNode] = (),
+    *,
+    overlays: Sequence[Overlay] = (),
+    plan_overlays: Sequence[Overlay] = (),
+    breaks: Sequence[GraphBreak] = (),
+    max_bytes: int | None = None,
+) -> str:
+    """A graph to explore, as HTML; empty where the front end was not built, or it would take more than ``max_bytes``.
+
+    Where both graphs do not fit, the captured one is shown alone, with its marks.
+    """
+    for beside in (True, False):
+        made = graph_content(
+            nodes,
+            title,
+            plan_nodes,
+            overlays=overlays,
+            plan_overlays=plan_overlays,
+            breaks=breaks,
+            beside=beside,
+        )
+        shown = frame(**made) or ""
+        if max_bytes is None or len(shown) <= max_bytes:
+            return shown
+    return ""
 
 
-def payload(run: str, contents: Sequence[Mapping[str, str]], *, live: bool = False) -> dict[str, Any]:
+def payload(
+    run: str, contents: Sequence[Mapping[str, str]], *, live: bool = False, in_cell: bool = False
+) -> dict[str, Any]:
     """The data of :data:`MIME`.
 
     Args:
         run: Under what name pages ask for the run.
         contents: Views, each with its kind, title and packed table.
         live: Whether more will come.
+        in_cell: Whether the run is the loop of the cell that is running: interrupting that cell ends it.
     """
     made = {"schema": 1, "version": __version__, "run": run, "views": list(contents)}
-    return {**made, "live": True} if live else made
+    return {**made, "live": True, "in_cell": in_cell} if live else made
 
 
 def content(kind: str, title: str, packed: str) -> dict[str, str]:
     """One view as data."""
-    return {"kind": kind, "title": _words.clean(title), "packed": packed}
+    return {"kind": kind, "title": _words.clip(title, MAX_TITLE), "packed": packed}
 
 
 def text_content(title: str, text: str) -> dict[str, str]:
@@ -142,8 +214,9 @@ def frame(kind: str, title: str, packed: str) -> str | None:
     made = page(kind, title, packed)
     if made is None:
         return None
+    name = html.escape(_words.clip(title, MAX_TITLE))
     return (
         f'<div class="dsl-frame"><style>{_THEME}</style>'
-        f'<iframe sandbox="allow-scripts allow-downloads" title="{html.escape(title)}" loading="lazy" '
+        f'<iframe sandbox="allow-scripts allow-downloads" title="{name}" loading="lazy" '
         f'srcdoc="{html.escape(made)}"></iframe></div>'
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from html import escape
 
 from deepseek_lab.views import _columns, _svg, _words
@@ -11,6 +12,7 @@ from deepseek_lab.views import _columns, _svg, _words
 WIDTH, HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 26, 40
 _CHAR = 6.4
+_FURTHEST = sys.float_info.max
 STYLE = f"""
 .dsc{_svg.THEME % _svg.LIGHT}
 @media(prefers-color-scheme:dark){{.dsc{_svg.THEME % _svg.DARK}}}
@@ -29,8 +31,7 @@ class Plane:
     y: tuple[float, float]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        down = (self.y[1] - y) / (self.y[1] - self.y[0])
+        across, down = _columns.share(x, *self.x), 1 - _columns.share(y, *self.y)
         return (
             round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 1),
             round(_TOP + down * (HEIGHT - _TOP - _BOTTOM), 1),
@@ -57,8 +58,8 @@ class Plane:
 def roomy(span: tuple[float, float] | None) -> tuple[float, float]:
     """Some room around what is shown."""
     low, high = span or (0.0, 1.0)
-    room = (high - low) * 0.04 or abs(low) * 0.04 or 1.0
-    return low - room, high + room
+    room = (high / 2 - low / 2) * 0.08 or abs(low) * 0.04 or 1.0
+    return max(low - room, -_FURTHEST), min(high + room, _FURTHEST)
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -67,14 +68,14 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     >>> ticks(0, 10, 5)
     [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
     """
-    least = (high - low) / count
+    least = high / count - low / count
     if not least > 0 or not math.isfinite(least):
         return []
     power = 10.0 ** math.floor(math.log10(least))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= least * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     found = [float(f"{(first + at) * step:.12g}") for at in range(count + 2)]
-    return [value for value in found if value <= high + step * 1e-9]
+    return [value for value in found if math.isfinite(value) and value <= high + step * 1e-9]
 
 
 def text(x: float, y: float, words: str, style: str = "") -> str:

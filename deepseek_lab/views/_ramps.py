@@ -49,12 +49,14 @@ def bounds(span: tuple[float, float] | None) -> tuple[float, float, bool]:
 def png(rows: Sequence[Sequence[float]], low: float, high: float, *, diverging: bool) -> str:
     """Numbers as a picture, one pixel each, as a data URI; what is missing is transparent."""
     width = len(rows[0]) if rows else 0
-    scale = (_LEVELS - 1) / (high - low) if high > low else 0.0
+    half = high / 2 - low / 2  # the whole may be beyond what a float holds
 
     def level(value: float) -> int:
         if math.isnan(value):
             return _LEVELS
-        return round(min(max((value - low) * scale, 0), _LEVELS - 1)) if scale else _LEVELS // 2
+        if not half > 0:
+            return _LEVELS // 2
+        return round(min(max((value / 2 - low / 2) / half, 0.0), 1.0) * (_LEVELS - 1))
 
     lines = b"".join(b"\0" + bytes(map(level, row)) for row in rows)
     colours = b"".join(bytes(rgb(step / (_LEVELS - 1), diverging=diverging)) for step in range(_LEVELS))

@@ -6,14 +6,21 @@ import array
 import base64
 import dataclasses
 import html
+import itertools
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.series import Rows
 from deepseek_lab.views import _curves, _page, _words
 from deepseek_lab.views._packed import Packer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Places: TypeAlias = NDArray[np.intp]
 
 MAX_TEXT = 2_000
 """Characters of one text of an event."""
@@ -69,35 +76,38 @@ def thinned(rows: Rows, limit: int = SAVED_ROWS) -> Rows:
     """
     if len(rows) <= limit:
         return rows
-    of_series: dict[int, list[int]] = {}
-    for row, code in enumerate(rows.code):
-        of_series.setdefault(code, []).append(row)
-    kept: set[int] = set()
-    room = max(4, limit // len(of_series))
-    for found in of_series.values():
-        kept.update(_extremes(found, rows.value, room))
-    order = sorted(kept)
+    import numpy as np  # views of few rows need only the standard library
+
+    codes = np.frombuffer(rows.code, np.uint16)
+    value = np.frombuffer(rows.value, np.float64)
+    found = [np.flatnonzero(codes == code) for code in range(len(rows.names))]
+    found = [places for places in found if len(places)]
+    room = max(4, limit // len(found))
+    kept = np.unique(np.concatenate([_extremes(places, value, room) for places in found]))
     return Rows(
         rows.names,
-        array.array("H", (rows.code[row] for row in order)),
-        array.array("q", (rows.step[row] for row in order)),
-        array.array("d", (rows.at_s[row] for row in order)),
-        array.array("d", (rows.value[row] for row in order)),
+        array.array("H", codes[kept].tobytes()),
+        array.array("q", np.frombuffer(rows.step, np.int64)[kept].tobytes()),
+        array.array("d", np.frombuffer(rows.at_s, np.float64)[kept].tobytes()),
+        array.array("d", value[kept].tobytes()),
     )
 
 
-def _extremes(found: list[int], value: array.array[float], room: int) -> Iterator[int]:
-    if len(found) <= room:
-        yield from found
-        return
-    yield found[0]
-    yield found[-1]
+def _extremes(places: Places, value: NDArray[np.float64], room: int) -> Places:
+    if len(places) <= room:
+        return places
+    import numpy as np
+
     stretches = max(1, (room - 2) // 2)
-    for number in range(stretches):
-        part = found[len(found) * number // stretches : len(found) * (number + 1) // stretches]
-        if part:
-            yield min(part, key=lambda row: -math.inf if math.isnan(value[row]) else value[row])
-            yield max(part, key=lambda row: -math.inf if math.isnan(value[row]) else value[row])
+    heights = value[places]
+    heights[np.isnan(heights)] = -math.inf
+    bounds = [len(places) * number // stretches for number in range(stretches + 1)]
+    kept = [0, len(places) - 1]
+    for start, end in itertools.pairwise(bounds):
+        if start < end:
+            part = heights[start:end]
+            kept += [start + int(part.argmin()), start + int(part.argmax())]
+    return places[np.unique(kept)]
 
 
 def packed_log(log: ev.EventLog, limit: int = SAVED_ROWS, **facts: Any) -> str:
@@ -119,12 +129,13 @@ def run_bundle(run: str, log: ev.EventLog, text: str, *, title: str, live: bool 
         live: Whether more will come.
     """
     content = _page.content("run", title, packed_log(log, live=live))
-    words = f'<p style="white-space:pre-wrap">{html.escape(_words.clean(text))}</p>'
+    text = _words.clip(text, MAX_TEXT)
+    words = f'<p style="white-space:pre-wrap">{html.escape(text)}</p>'
     picture = base64.b64encode(_curves.picture(log.series.since()).encode()).decode()
-    image = f'<img alt="{html.escape(_words.clean(text))}" src="data:image/svg+xml;base64,{picture}">'
+    image = f'<img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{picture}">'
     frame = "" if live else _page.frame(**content) or ""
     return {
         "text/plain": text,
         "text/html": words + (image if len(log.series) else "") + frame,
-        _page.MIME: _page.payload(run, [content], live=live),
+        _page.MIME: _page.payload(run, [content], live=live, in_cell=True),
     }

@@ -174,12 +174,10 @@ class ScatterView(Drawn):
         def hue(row: int) -> str:
             if not math.isfinite(values[row]):
                 return _ramps.HUES[8]
-            return _ramps.colour(
-                (values[row] - low) / (high - low) if high > low else 0.5, diverging=diverging
-            )
+            return _ramps.colour(_columns.share(values[row], low, high), diverging=diverging)
 
         ends = [
-            (_ramps.colour(share, diverging=diverging), _columns.number(low + share * (high - low)))
+            (_ramps.colour(share, diverging=diverging), _columns.number(low * (1 - share) + share * high))
             for share in (0, 0.5, 1)
         ]
         return hue, ends

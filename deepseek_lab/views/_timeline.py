@@ -72,7 +72,7 @@ def timeline_text(record: MemoryTimeline, *, max_rows: int = 12) -> str:
     table = []
     for context, (size, blocks) in there[:max_rows]:
         category, module, operator, file, line = rows.contexts[context]
-        place = f"{file}:{line}" if file else ""
+        place = f"{_words.file_name(file)}:{line}" if file else ""
         share = f"{size / most:.0%}".replace("%", " %") if most else ""
         named = (_words.clip(word, 32) for word in (category, module, operator, place))
         table.append((_words.memory(size), share, f"{blocks:,}", *named))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from pathlib import PurePath
 
 from deepseek_lab.base.events import GraphNode
 
@@ -112,3 +113,9 @@ def memory(value: float) -> str:
         if unit == 0
         else f"{value:.{max(0, 2 - len(str(int(abs(value)))) + 1)}f} {units[unit]}"
     )
+
+
+def file_name(file: str) -> str:
+    """A file without its folders; ``cell`` for a cell, whose file has a number for a name."""
+    name = PurePath(file).name
+    return "cell" if name.removesuffix(".py").isdigit() or name.startswith("<") else clip(name, 32)

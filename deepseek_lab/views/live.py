@@ -1,12 +1,15 @@
 """What happens, on the page while it happens.
 
 The page asks: it opens a channel for a run that it shows, is told how the run stands, and then what is new, at most ten
-messages a second for all channels of a kernel. So a page that was loaded again comes back to where the run is, and two
-views of one output are two channels. Where the kernel serves channels beside the main thread (a subshell), a page can
-also stop a run while a cell is busy.
+messages a second for all channels of a kernel, and one once a run has gone on for ten seconds. So a page that was
+loaded again comes back to where the run is, and two views of one output are two channels. Where the kernel serves
+channels beside the main thread (a subshell), a page can also stop a run while a cell is busy.
 
-A page answers each message. One that does not keep up is told nothing meanwhile, and then how things stand: newest
-wins, totals stay exact.
+A page answers the first message and then every second one. One that does not keep up is told nothing meanwhile, and
+then how things stand: newest wins, totals stay exact.
+
+Where nothing is served beside a busy main thread no page can open a channel for what the cell does. Then those that
+asked something before are told of the run as a whole, thinned, for as long as nobody has a channel.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ from deepseek_lab.base import events as ev
 TARGET = "deepseek_lab"
 """Name under which pages open channels."""
 PERIOD_S = 0.12
-"""Pause between two messages of all channels together."""
+"""Shortest pause between two messages of all channels together."""
+LONG_PERIOD_S = 1.0
+"""The same for a run that has gone on for longer: every message costs the kernel, the server and the page something."""
+SHARE = 0.005
+"""Of the kernel's time, at most this much is spent on telling pages."""
+MAX_PAUSE_S = 1.0
+UNHEARD_S = 1.0
+"""So long after its begin a run that no page has a channel for is told to those that asked something else."""
 MAX_UNANSWERED = 3
 MAX_ROWS = 20_000
 """Values of one message; more are thinned, and the page is told how many there were."""
@@ -39,13 +49,51 @@ class Source:
     stop: Callable[[], None]
     ended: Callable[[], bool]
     stopping: Callable[[], bool] = lambda: False
+    began_s: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def period_s(self) -> float:
+        """How often to tell of it: a tenth of its age so far."""
+        return min(LONG_PERIOD_S, max(PERIOD_S, (time.monotonic() - self.began_s) / 10))
+
+
+class Whole:
+    """A run told as a whole to pages that may hear and cannot answer: each word replaces the one before."""
+
+    PERIOD_S = 0.5
+    ROWS = 1_500
+    """Values that such a page is shown."""
+
+    def __init__(self, source: Source, after_s: float = 0.0) -> None:
+        self.source = source
+        self._next_s = time.monotonic() + after_s
+        self._told: tuple[Any, ...] = ()
+
+    def news(self) -> str | None:
+        """The run as a packed table; None where there is nothing new or it is too early to say so."""
+        from deepseek_lab.views import _run
+
+        source, now_s = self.source, time.monotonic()
+        log = source.log
+        state = (len(log), log.progress, source.stopping())
+        if now_s < self._next_s or state == self._told or source.ended():
+            return None
+        self._told, began_s = state, time.thread_time()
+        facts = {"now_s": time.time(), "state": "stopping" if source.stopping() else "live"}
+        packed = _run.packed_log(log, self.ROWS, **facts)
+        self._next_s = now_s + max(self.PERIOD_S, (time.thread_time() - began_s) / SHARE)
+        return packed
 
 
 _sources: dict[str, Source] = {}
+_wholes: dict[str, Whole] = {}
 _channels: set[_Channel] = set()
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 _talks: list[tuple[Any, contextvars.Context]] = []
+_hurry = threading.Event()
+"""Set when there is something to say at once."""
+_heard_from_page = False
 _extras: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
@@ -53,18 +101,29 @@ def offer(source: Source) -> None:
     """Let pages ask for a run until it has ended."""
     with _lock:
         _sources[source.id] = source
+        _wholes.setdefault(source.id, Whole(source, after_s=UNHEARD_S))
+        asked = bool(_talks)
+    if asked:
+        _run_publisher()
 
 
 def withdraw(run: str) -> None:
     """Nothing more comes of a run: pages that ask for it later are told that it is gone."""
     with _lock:
         _sources.pop(run, None)
+        _wholes.pop(run, None)
+    _hurry.set()
 
 
 def watched(run: str) -> bool:
     """Whether a page has a channel for a run, so that its output need not be replaced."""
     with _lock:
         return any(channel.source.id == run and channel.keeps_up for channel in _channels)
+
+
+def heard_from_page() -> bool:
+    """Whether a page with our extension has ever opened a channel to this kernel."""
+    return _heard_from_page
 
 
 def answer(question: str, reply: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -152,6 +211,8 @@ class _Channel:
 
 
 def _opened(comm: Any, message: dict[str, Any]) -> None:
+    global _heard_from_page
+    _heard_from_page = True
     data = message["content"]["data"]
     question = data.get("ask")
     if question in _extras:
@@ -209,6 +270,7 @@ def announce(data: dict[str, Any]) -> None:
 def _heard(channel: _Channel, data: dict[str, Any]) -> None:
     if data.get("do") == "stop":
         channel.source.stop()
+        _hurry.set()
     channel.answered(data.get("seen"))
 
 
@@ -226,15 +288,18 @@ def _run_publisher() -> None:
 
 
 def _publish() -> None:
-    """Tell the channels what is new while there are any."""
+    """Tell the channels what is new while there are any, and of runs without a channel whoever has asked something."""
     global _thread
     while True:
         with _lock:
             channels = list(_channels)
-            if not channels:
+            told = {channel.source.id for channel in channels}
+            unheard = [whole for run, whole in _wholes.items() if run not in told] if _talks else []
+            if not channels and not unheard:
                 _thread = None
                 return
         for channel in channels:
+            began_s = time.thread_time()
             try:
                 over = channel.tell()
             except Exception:  # the page or the kernel's sockets are gone
@@ -242,4 +307,12 @@ def _publish() -> None:
             if over:
                 _drop(channel)
                 channel.close()
+            # While this thread works the user's waits for the interpreter: no more than a small share of its time.
+            spent_s = time.thread_time() - began_s
+            time.sleep(PERIOD_S)
+            _hurry.wait(min(MAX_PAUSE_S, max(channel.source.period_s, spent_s / SHARE)) - PERIOD_S)
+        _hurry.clear()
+        for whole in unheard:
+            if (packed := whole.news()) is not None:
+                announce({"run": whole.source.id, "packed": packed})
             time.sleep(PERIOD_S)

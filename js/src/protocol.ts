@@ -2,6 +2,9 @@
 
 export const SCHEMA_VERSION = 1;
 
+/** The version of the package that this front end belongs to. */
+export const VERSION = "0.1.0";
+
 /** One operation of a captured graph. */
 export interface GraphNode {
   readonly name: string;

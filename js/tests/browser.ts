@@ -3,6 +3,7 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import axe from "axe-core";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { python } from "./python";
 
@@ -54,4 +55,22 @@ export async function opened(
   });
   await page.goto(address);
   return { page, errors };
+}
+
+/** Everything on a page, or within a part of it, that does not meet WCAG 2.2 AA. */
+export async function violations(page: Page, within?: string): Promise<string[]> {
+  await page.evaluate(axe.source);
+  return page.evaluate(async (part) => {
+    const { axe: checker } = window as unknown as { axe: typeof axe };
+    const found = await checker.run(part ?? document, {
+      runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
+    });
+    return found.violations.map(
+      ({ id, nodes }) =>
+        `${id}: ${nodes
+          .map((node) => node.html)
+          .join(" ")
+          .slice(0, 300)}`,
+    );
+  }, within);
 }

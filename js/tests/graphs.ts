@@ -1,7 +1,7 @@
 /** Graphs for tests, packed and read back as a view gets them. */
 
 import { deflateSync } from "node:zlib";
-import { GraphData } from "../src/core/graph/data";
+import { type GraphData, graphOf } from "../src/core/graph/data";
 import { type Table, unpack } from "../src/core/packed";
 
 export interface Operation {
@@ -12,6 +12,8 @@ export interface Operation {
   shape?: string;
   dtype?: string;
   mark?: string;
+  file?: string;
+  line?: number;
 }
 
 export function varints(values: Iterable<number>): number[] {
@@ -28,8 +30,16 @@ export function varints(values: Iterable<number>): number[] {
 
 export const zigzag = (value: number): number => (value >= 0 ? 2 * value : -2 * value - 1);
 
+/** What a table holds beside the operations: its meta data, and further columns. */
+export interface More {
+  meta?: Record<string, unknown>;
+  /** Single precision; NaN where there is none. */
+  numbers?: Record<string, readonly number[]>;
+  texts?: Record<string, readonly string[]>;
+}
+
 /** The operations as a packed table. */
-export function packed(operations: readonly Operation[]): string {
+export function packed(operations: readonly Operation[], more: More = {}): string {
   const columns: { name: string; type: string; bytes: number; words?: string[] }[] = [];
   const bodies: number[][] = [];
   const add = (name: string, type: string, body: number[], words?: string[]): void => {
@@ -66,9 +76,13 @@ export function packed(operations: readonly Operation[]): string {
   );
   text(
     "file",
-    operations.map(() => ""),
+    operations.map((one) => one.file ?? ""),
   );
-  add("line", "int", varints(operations.map(() => 0)));
+  add(
+    "line",
+    "int",
+    varints(operations.map((one, row) => zigzag((one.line ?? 0) - (operations[row - 1]?.line ?? 0)))),
+  );
   const inputs = operations.map((one) => one.inputs ?? []);
   add("inputs", "ragged", [
     ...varints(inputs.map((list) => list.length)),
@@ -79,7 +93,11 @@ export function packed(operations: readonly Operation[]): string {
       "mark",
       operations.map((one) => one.mark ?? ""),
     );
-  const header = Buffer.from(JSON.stringify({ schema: 1, rows: operations.length, columns }));
+  for (const [name, values] of Object.entries(more.numbers ?? {}))
+    add(name, "float", [...new Uint8Array(Float32Array.from(values).buffer)]);
+  for (const [name, values] of Object.entries(more.texts ?? {})) text(name, [...values]);
+  const meta = more.meta ?? {};
+  const header = Buffer.from(JSON.stringify({ schema: 1, rows: operations.length, columns, meta }));
   const length = Buffer.alloc(4);
   length.writeUInt32LE(header.length);
   return deflateSync(Buffer.concat([length, header, ...bodies.map((body) => Buffer.from(body))])).toString(
@@ -87,9 +105,9 @@ export function packed(operations: readonly Operation[]): string {
   );
 }
 
-export async function graph(operations: readonly Operation[]): Promise<GraphData> {
-  const table: Table = await unpack(packed(operations));
-  return new GraphData(table);
+export async function graph(operations: readonly Operation[], more: More = {}): Promise<GraphData> {
+  const table: Table = await unpack(packed(operations, more));
+  return graphOf(table);
 }
 
 /** A transformer as it is captured: blocks of attention and a perceptron, with module paths. */

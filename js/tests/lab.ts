@@ -1,4 +1,4 @@
-/** A real JupyterLab for tests: its own settings and notebooks, with our extension or without. */
+/** A real JupyterLab or Notebook 7 for tests: its own settings and notebooks, with our extension or without. */
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
@@ -6,6 +6,16 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Browser, Page } from "playwright-core";
+
+/** Which front end the tests drive: JupyterLab or Notebook 7. */
+export const APP = process.env["LAB_APP"] === "notebook" ? "notebook" : "lab";
+/** Whether kernel and front end serve pages beside a busy cell, as they do since ipykernel 7 and JupyterLab 4.4. */
+export const BESIDE = process.env["LAB_BESIDE"] !== "no";
+/** How a run that was stopped while its cell was busy says that it ended. */
+export const STOPPED = BESIDE ? /stopped after/ : /(stopped|KeyboardInterrupt) after/;
+
+/** What a run says whose kernel was restarted: older ones interrupt the cell before, and it says so. */
+export const LOST = BESIDE ? /no longer known/ : /no longer known|KeyboardInterrupt after/;
 
 function freePort(): Promise<number> {
   return new Promise((done) => {
@@ -42,11 +52,11 @@ export class Lab {
       join(folder, "config", "labconfig", "page_config.json"),
       JSON.stringify({ disabledExtensions: { "deepseek-lab": !options.extension } }),
     );
-    const lab = join(options.bin ?? resolve("../.venv/bin"), "jupyter");
+    const lab = join(options.bin ?? process.env["LAB_BIN"] ?? resolve("../.venv/bin"), "jupyter");
     const server = spawn(
       lab,
       [
-        "lab",
+        APP,
         `--port=${port}`,
         "--no-browser",
         "--allow-root",
@@ -84,7 +94,7 @@ export class Lab {
       }
       await new Promise((done) => setTimeout(done, 250));
     }
-    throw new Error("JupyterLab does not answer");
+    throw new Error("the server does not answer");
   }
 
   /** What a user has set. */
@@ -122,7 +132,8 @@ export class Lab {
     });
     const page = await browser.newPage({ viewport: { width: 1300, height: 900 }, colorScheme: "light" });
     // A workspace of its own: what other pages had open is not opened again.
-    await page.goto(`${this.url}/lab/workspaces/w${++this.#pages}/tree/${name}.ipynb`);
+    const path = APP === "lab" ? `lab/workspaces/w${++this.#pages}/tree` : "notebooks";
+    await page.goto(`${this.url}/${path}/${name}.ipynb`);
     await page.locator(".jp-Notebook .jp-Cell").first().waitFor({ timeout: 60_000 });
     return page;
   }
@@ -157,4 +168,11 @@ export async function run(page: Page, number: number): Promise<void> {
 /** Until the kernel has nothing to do. */
 export async function idle(page: Page): Promise<void> {
   await page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").waitFor({ timeout: 120_000 });
+}
+
+/** Run a command by its name in the palette. */
+export async function command(page: Page, name: string): Promise<void> {
+  await page.keyboard.press("Control+Shift+C");
+  await page.locator(".lm-CommandPalette-input:visible").fill(name);
+  await page.locator(".lm-CommandPalette-item:visible", { hasText: name }).first().click();
 }

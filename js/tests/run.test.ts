@@ -136,12 +136,37 @@ describe("the columns of a curve", () => {
   });
 });
 
+describe("a run of more than anybody measures", () => {
+  it("keeps so many series and candidates, and counts the rest", () => {
+    const event = { run: "r", at_s: 0 };
+    const values = Object.fromEntries(Array.from({ length: 1500 }, (_, at) => [`series ${at}`, at]));
+    const started = Array.from({ length: 130 }, (_, at) => ({
+      ...event,
+      kind: "candidate_started",
+      graph: "g",
+      candidate: `c${at}`,
+    }));
+    const events = [{ ...event, kind: "measured", step: 1, values }, ...started];
+    const state = new RunState("ended");
+    state.take(new Table(0, new Map(), new Map([["events", events]])), 0);
+    expect([state.curves.size, state.values]).toEqual([1000, 1500]);
+    expect([state.mainRace?.candidates.size, state.mainRace?.moreCandidates]).toEqual([100, 30]);
+  });
+});
+
 describe("an event from outside", () => {
   const good = { kind: "noted", run: "r", at_s: 1, text: "x" };
 
   it("is taken where it is as the schema says", () => {
-    expect(checkedEvent(good)).toBe(good);
-    expect(checkedEvent({ ...good, more: 1 })).not.toBeNull();
+    expect(checkedEvent(good)).toEqual(good);
+    expect(checkedEvent({ ...good, more: 1 })).toEqual(good);
+  });
+
+  it("has texts that can be shown, and NaN for what is not finite", () => {
+    const given = JSON.parse('{"kind":"noted","run":"\\ud800","at_s":1e999}') as object;
+    const read = checkedEvent({ ...given, text: "x".repeat(1e6) });
+    expect(read).toEqual({ kind: "noted", run: "\ufffd", at_s: NaN, text: `${"x".repeat(2000)}…` });
+    expect(checkedEvent({ ...good, at_s: null })).toEqual({ ...good, at_s: NaN });
   });
 
   it.each([

@@ -1,8 +1,7 @@
-import axe from "axe-core";
 import { readFileSync } from "node:fs";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { launch, opened, pageOf } from "./browser";
+import { launch, opened, pageOf, violations } from "./browser";
 import { aliveAfter, bytesOf, type Event, packedTimeline, randomEvents } from "./timelines";
 
 let browser: Browser;
@@ -89,15 +88,6 @@ async function places(page: Page): Promise<() => Promise<unknown[]>> {
     });
   });
   return () => page.evaluate(() => (window as unknown as { told: unknown[] }).told);
-}
-
-async function violations(page: Page): Promise<string[]> {
-  await page.evaluate(axe.source);
-  return page.evaluate(async () => {
-    const { axe: checker } = window as unknown as { axe: typeof axe };
-    const result = await checker.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"] });
-    return result.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" ")}`);
-  });
 }
 
 describe("the timeline", () => {
@@ -249,7 +239,11 @@ describe("the timeline", () => {
         document.body.dispatchEvent(new CustomEvent("dsl-place", { detail: given, bubbles: true }));
       }, detail);
     await tell({ file: "", line: 0, module: "net.b" });
-    expect(await side(page)).toContain("net.b: 400 KiB at the cursor, 400 KiB at the peak");
+    expect(await side(page)).toContain("net.b: 100 KiB at the cursor, 400 KiB at the peak");
+    expect(await cursor(page)).toMatch(/^300 ms/);
+    await tell({ file: "cell.py", line: 5, module: "net.b" });
+    expect(await cursor(page)).toMatch(/^500 ms/);
+    expect(await told()).toHaveLength(3);
     expect(await page.locator("tr.dsl-told").count()).toBe(2);
     for (const hostile of [null, 7, {}, { module: {} }, { module: "__proto__" }, { module: "net" }]) {
       await tell(hostile);

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { MalformedData } from "../src/core/packed";
 import { columns } from "../src/core/timeline/columns";
 import { Extremes } from "../src/core/timeline/extremes";
-import { bytesInWords, timeInWords } from "../src/core/timeline/quantities";
+import { stateOf } from "../src/core/timeline/places";
 import { byCategory, byModule, moduleLevels, ofModule, type Stack } from "../src/core/timeline/stack";
 import { python } from "./python";
 import { aliveAfter, bytesOf, chances, type Event, randomEvents, timelineOf } from "./timelines";
@@ -301,27 +301,22 @@ print(packed_timeline(MemoryTimeline.of(events, device="cpu", out_of_memory_at_s
   });
 });
 
-describe("bytes and times in words", () => {
+describe("a place of which another view speaks", () => {
+  const events = [
+    { at: 0, bytes: 10, module: "net.a", file: "cell.py", line: 2 },
+    { at: 1, bytes: 20, module: "net.b", file: "cell.py", line: 3 },
+    { at: 2, bytes: -20, frees: 1, module: "net.b", file: "cell.py", line: 9 },
+    { at: 3, bytes: 30, module: "net.b.c", file: "cell.py", line: 4 },
+    { at: 4, bytes: 40, module: "", file: "cell.py", line: 3 },
+  ];
   it.each([
-    [0, "0 B"],
-    [999, "999 B"],
-    [1000, "0.98 KiB"],
-    [1536, "1.50 KiB"],
-    [999 * 1024, "999 KiB"],
-    [12.34 * 2 ** 30, "12.3 GiB"],
-    [2 ** 60, "1024 PiB"],
-    [-2048, "−2.00 KiB"],
-  ])("%d bytes are %s", (bytes, said) => {
-    expect(bytesInWords(bytes)).toBe(said);
-  });
-
-  it.each([
-    [0, 0, "0 µs"],
-    [0.0123, 0.001, "12 ms"],
-    [0.0123, 0.00001, "12.30 ms"],
-    [71.5, 0.1, "71.5 s"],
-    [5e-6, 1e-9, "5.000 µs"],
-  ])("%d s in steps of %d s are %s", (seconds, step, said) => {
-    expect(timeInWords(seconds, step)).toBe(said);
+    ["of its line in its module", { file: "cell.py", line: 4, module: "net.b" }, 4],
+    ["of its module where the line is another's", { file: "cell.py", line: 2, module: "net.b" }, 2],
+    ["of its line where the module is not known", { file: "cell.py", line: 3, module: "other" }, 2],
+    ["of no more than its line", { file: "cell.py", line: 9, module: "" }, 3],
+    ["nowhere", { file: "other.py", line: 3, module: "ne" }, 0],
+    ["nothing", { file: "", line: 0, module: "" }, 0],
+  ])("is where the first memory is allocated %s", async (_, place, state) => {
+    expect(stateOf(await timelineOf(events), place)).toBe(state);
   });
 });

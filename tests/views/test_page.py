@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deepseek_lab.base.events import GraphNode
-from deepseek_lab.views import _bundle, _page
+from deepseek_lab.views import _bundle, _page, _words
 from deepseek_lab.views._packed import Packer
 from tests.views import samples
 
@@ -100,7 +100,7 @@ def test_a_frame_is_one_element_and_apart_from_the_notebook(hostile: str) -> Non
     assert frame is not None
     (_, _, (tag, attributes, _)) = _Reader(frame).found
     assert tag == "iframe"
-    assert attributes["title"] == hostile
+    assert attributes["title"] == _words.clean(hostile)
     assert "allow-same-origin" not in str(attributes["sandbox"])
     inner = attributes["srcdoc"]
     assert inner is not None

@@ -1,5 +1,6 @@
 /** The kinds of views: a new one is a file of its own, a record in Python, and its line here. */
 
+import { clip } from "./clip";
 import { element } from "./dom";
 import { heatmap } from "./charts/heatmap/view";
 import { lines } from "./charts/lines/view";
@@ -39,7 +40,7 @@ export async function mount(host: HTMLElement, content: unknown): Promise<View> 
     if (found === undefined) {
       throw new MalformedData(`its kind is not known here: pip install -U deepseek_lab`);
     }
-    return found.make(host, await unpack(packed), title);
+    return await found.make(host, await unpack(packed), title);
   } catch (error) {
     host.replaceChildren();
     return message(
@@ -67,5 +68,5 @@ function checked(content: unknown): Content {
     unknown
   >;
   if (typeof kind !== "string" || typeof packed !== "string") throw new MalformedData("there is no data");
-  return { kind, title: typeof title === "string" ? title.toWellFormed() : "", packed };
+  return { kind, title: typeof title === "string" ? clip(title) : "", packed };
 }

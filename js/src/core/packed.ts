@@ -5,9 +5,16 @@
  * All of it comes from a file that anybody may have written, so nothing is believed before it was checked.
  */
 
+import { clip } from "./clip";
+
 /** Data that cannot be read; the message says what is wrong with it, in words for the user. */
 export class MalformedData extends Error {
   override readonly name = "MalformedData";
+
+  /** Names in the message may be as long as they like. */
+  constructor(message: string) {
+    super(clip(message));
+  }
 }
 
 /** Words by number: row `i` holds `words[codes[i]]`. */
@@ -26,7 +33,16 @@ const SCHEMA = 1;
 /** Whether numbers are in memory as they travel. */
 const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 export const MAX_BYTES = 1 << 27;
+/** Letters of base64 in which that much travels even where nothing was gained by deflating it. */
+const MAX_TEXT = 1.4 * MAX_BYTES;
 export const MAX_ROWS = 5_000_000;
+/** Letters of all names of a numbered column together, each of which is a text of its own in memory. */
+const MAX_NAMED = MAX_BYTES / 2;
+/** Rows times columns: a byte of a column can become a number of eight. */
+const MAX_CELLS = 8 * MAX_ROWS;
+/** What a header may hold of lists and objects, and of what is in them: each takes many times its bytes in memory. */
+const MAX_NESTS = 4_000_000;
+const MAX_PARTS = 24_000_000;
 const TYPES = ["text", "numbered", "int", "float", "ragged"] as const;
 type ColumnType = (typeof TYPES)[number];
 
@@ -107,7 +123,13 @@ export class Table {
   names(name: string): readonly string[] {
     const { header, body } = this.#column(name, "numbered");
     const reader = new VarintReader(body, name);
-    const codes = Uint32Array.from({ length: this.rows }, () => reader.next());
+    const codes = new Uint32Array(this.rows);
+    let length = 0;
+    for (let row = 0; row < this.rows; row++) {
+      const code = (codes[row] = reader.next());
+      length += header.words[code]?.length ?? 0; // each row has a word of its own
+      if (length > MAX_NAMED) throw new MalformedData(`column ${name} is too long`);
+    }
     const last = new Float64Array(header.words.length);
     const made = Array.from(codes, (code) => {
       const stem = header.words[code];
@@ -139,14 +161,14 @@ export class Table {
     return Float32Array.from({ length: this.rows }, (_, row) => view.getFloat32(4 * row, true));
   }
 
-  /** Rows that each row refers to; a reference to a row that is not there is an error. */
-  references(name: string): RaggedColumn {
+  /** Rows that each row refers to, at most so many in all; a reference to a row that is not there is an error. */
+  references(name: string, most = 4 * MAX_ROWS): RaggedColumn {
     const reader = new VarintReader(this.#column(name, "ragged").body, name);
     const starts = new Uint32Array(this.rows + 1);
     let total = 0;
     for (let row = 0; row < this.rows; row++) {
       total += reader.next();
-      if (total > MAX_ROWS * 4) throw new MalformedData(`column ${name} is too long`);
+      if (total > most) throw new MalformedData(`column ${name} is too long`);
       starts[row + 1] = total;
     }
     const values = new Int32Array(total);
@@ -210,6 +232,7 @@ export async function inflate(packed: Uint8Array, maxBytes = MAX_BYTES): Promise
 }
 
 function fromBase64(text: string): Uint8Array {
+  if (text.length > MAX_TEXT) throw new MalformedData("the data is too long");
   let binary: string;
   try {
     binary = atob(text);
@@ -225,6 +248,7 @@ function decode(bytes: Uint8Array): Table {
   if (bytes.byteLength < 4) throw new MalformedData("the data is empty");
   const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
   if (4 + length > bytes.byteLength) throw new MalformedData("the data is cut off");
+  checkParts(bytes.subarray(4, 4 + length));
   let header: unknown;
   try {
     header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(4, 4 + length)));
@@ -233,13 +257,26 @@ function decode(bytes: Uint8Array): Table {
   }
   const { rows, columns, meta } = checkedHeader(header);
   const found = new Map<string, { header: ColumnHeader; body: Uint8Array }>();
-  let at = 4 + length;
+  const bodies = bytes.slice(4 + length); // a copy: nobody needs the header's bytes any more
+  let at = 0;
   for (const column of columns) {
-    if (at + column.bytes > bytes.byteLength) throw new MalformedData(`column ${column.name} is cut off`);
-    found.set(column.name, { header: column, body: bytes.subarray(at, at + column.bytes) });
+    if (at + column.bytes > bodies.byteLength) throw new MalformedData(`column ${column.name} is cut off`);
+    found.set(column.name, { header: column, body: bodies.subarray(at, at + column.bytes) });
     at += column.bytes;
   }
   return new Table(rows, found, meta);
+}
+
+/** Refuse JSON that would take many times its bytes. What is in quotes counts too: no honest header comes near. */
+function checkParts(json: Uint8Array): void {
+  const [comma, list, object] = [0x2c, 0x5b, 0x7b];
+  let [nests, parts] = [0, 0];
+  for (const byte of json) {
+    if (byte === list || byte === object) nests++;
+    else if (byte === comma) parts++;
+  }
+  if (nests > MAX_NESTS || parts > MAX_PARTS)
+    throw new MalformedData("the data has more parts than can be kept");
 }
 
 function checkedHeader(header: unknown): {
@@ -261,12 +298,17 @@ function checkedHeader(header: unknown): {
   if (!isCount(rows) || rows > MAX_ROWS) throw new MalformedData("the data has no usable number of rows");
   if (!Array.isArray(columns) || columns.length > 256)
     throw new MalformedData("the data has no usable columns");
+  if (rows * columns.length > MAX_CELLS) throw new MalformedData("the data has more cells than can be kept");
   const meta = header["meta"] ?? {};
   if (!isRecord(meta)) throw new MalformedData("the data has no readable header");
-  return { rows, columns: columns.map(checkedColumn), meta: new Map(Object.entries(meta)) };
+  return {
+    rows,
+    columns: columns.map((column) => checkedColumn(column, rows)),
+    meta: new Map(Object.entries(meta)),
+  };
 }
 
-function checkedColumn(column: unknown): ColumnHeader {
+function checkedColumn(column: unknown, rows: number): ColumnHeader {
   if (!isRecord(column)) throw new MalformedData("a column has no header");
   const { name, type, bytes, words = [] } = column;
   if (typeof name !== "string" || !isCount(bytes)) throw new MalformedData("a column has no readable header");
@@ -275,6 +317,7 @@ function checkedColumn(column: unknown): ColumnHeader {
   if (!Array.isArray(words) || !words.every((word) => typeof word === "string")) {
     throw new MalformedData(`column ${name} has words that are no text`);
   }
+  if (words.length > rows) throw new MalformedData(`column ${name} has more words than rows`);
   return { name, type: known, bytes, words };
 }
 

@@ -13,9 +13,10 @@ background:var(--dsl-raised);border:1px solid var(--dsl-border);border-radius:4p
 .dsl-view button{cursor:pointer;min-width:28px}
 .dsl-view button:hover{border-color:var(--dsl-accent)}
 .dsl-view :focus-visible{outline:2px solid var(--dsl-accent);outline-offset:1px}
-.dsl-bar input{width:210px}
+.dsl-bar input{width:190px}
+.dsl-bar select{max-width:170px}
 .dsl-bar label{display:flex;gap:4px;align-items:center;color:var(--dsl-faint)}
-.dsl-hits{color:var(--dsl-faint);min-width:60px}
+.dsl-hits{color:var(--dsl-faint)}
 .dsl-main{display:flex;flex:1 1 auto;min-height:0}
 .dsl-outline{width:270px;flex:none;overflow:auto;position:relative;border-right:1px solid var(--dsl-border)}
 .dsl-outline .dsl-rows{position:relative}

@@ -39,7 +39,12 @@ const DARK: Palette = {
 export function paletteOf(element: Element): Palette {
   const known = element.ownerDocument.body.dataset["jpThemeLight"];
   if (known !== undefined) return known === "false" ? DARK : LIGHT;
-  const view = element.ownerDocument.defaultView;
+  const { body, documentElement: root, defaultView: view } = element.ownerDocument;
+  // VS Code says it by a class, Colab by an attribute.
+  if (/\bvscode-(light|high-contrast-light)\b/.test(body.className)) return LIGHT;
+  if (/\bvscode-(dark|high-contrast)\b/.test(body.className)) return DARK;
+  const colab = root.getAttribute("theme");
+  if (colab === "dark" || colab === "light") return colab === "dark" ? DARK : LIGHT;
   return view?.matchMedia("(prefers-color-scheme: dark)").matches ? DARK : LIGHT;
 }
 
@@ -50,7 +55,7 @@ export function onThemeChange(element: Element, changed: () => void): () => void
   query?.addEventListener("change", changed);
   const observer = new MutationObserver(changed);
   observer.observe(element.ownerDocument.body, {
-    attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"],
+    attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"],
   });
   return () => {
     query?.removeEventListener("change", changed);
@@ -76,6 +81,12 @@ export function tint(index: number, palette: Palette): string {
 export function heat(share: number, palette: Palette): string {
   const strength = Math.min(1, Math.max(0, share));
   return palette.dark
-    ? `hsl(28 ${20 + 50 * strength}% ${18 + 22 * strength}%)`
+    ? `hsl(28 ${20 + 50 * strength}% ${18 + 15 * strength}%)`
     : `hsl(28 ${60 + 30 * strength}% ${97 - 32 * strength}%)`;
+}
+
+/** For what went wrong: a line around it, and with `pale` what lies behind its text. */
+export function alarm(palette: Palette, pale = false): string {
+  if (pale) return palette.dark ? "#4d2521" : "#fbe3e1";
+  return palette.dark ? "#ff8a80" : "#b3261e";
 }

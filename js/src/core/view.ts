@@ -13,8 +13,8 @@ export interface Controls {
 
 /** A view of something that may still be going on. */
 export interface LiveView extends View {
-  /** Take in what is new. */
-  push(table: Table): void;
+  /** Take in what is new; `first` where the table holds all from the beginning, and what was known is forgotten. */
+  push(table: Table, first: boolean): void;
   /** What a kernel offers now; null where there is none any more. */
   control(controls: Controls | null): void;
 }
@@ -35,7 +35,7 @@ export interface Content {
 /** What shows tables of one kind. */
 export interface Kind {
   /** Throws `MalformedData` where the table is not what the view needs. */
-  make(host: HTMLElement, table: Table, title: string): View;
+  make(host: HTMLElement, table: Table, title: string): View | Promise<View>;
   /** How the view looks, beside what all share. */
   readonly style?: string;
 }
@@ -51,6 +51,11 @@ export interface Place {
   readonly line: number;
   /** Module path with dots between its levels. */
   readonly module: string;
+}
+
+/** Whether a path of modules is a module's or of what is inside of it. */
+export function isInside(path: string, module: string): boolean {
+  return module !== "" && (path === module || path.startsWith(`${module}.`));
 }
 
 export const PLACE_EVENT = "dsl-place";

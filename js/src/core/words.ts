@@ -1,48 +1,28 @@
-/** Every sentence that a view says, in one place, so that it can be said in another language. */
+/** Names of tabs by kind of view; others go by their title. */
+const TABS: ReadonlyMap<string, string> = new Map([
+  ["run", "Run"],
+  ["graph", "Graph"],
+  ["timeline", "Memory"],
+  ["table", "Table"],
+]);
+
+/** Sentences that all views share, in one place, so that they can be said in another language. */
 
 export const words = {
-  graph: "Graph",
-  outline: "Modules and operations",
-  picture: "Picture of the graph; the list beside it says the same",
-  search: "Find an operation or a module",
-  next: "Next hit",
-  previous: "Previous hit",
-  hits: (index: number, count: number): string =>
-    count === 0 ? "not found" : index < 0 ? `${count} found` : `${index + 1} of ${count}`,
-  less: "Close one level",
-  more: "Open one level",
-  zoomIn: "Zoom in",
-  zoomOut: "Zoom out",
-  fit: "Show all",
-  colour: "Colour by",
-  byOperation: "operation",
-  byDtype: "dtype",
-  byBytes: "bytes of the result",
-  byMark: "what became of it",
+  tab: (kind: string, title: string): string => {
+    const name = TABS.get(kind);
+    const said = name === undefined ? title : kind === "graph" && title !== "" ? `${name}: ${title}` : name;
+    return said.length > 60 ? `${said.slice(0, 59)}…` : said;
+  },
   saveSvg: "Save as SVG",
   savePng: "Save as PNG",
-  operations: (count: number): string => `${count} operation${count === 1 ? "" : "s"}`,
-  copies: (count: number): string => `${count} times`,
-  nothing: "Nothing is selected. Click an operation, or press Enter on it in the list.",
-  empty: "The graph is empty: nothing was captured.",
-  reads: "reads",
-  readBy: "read by",
-  weights: "weights",
-  cell: "written at",
-  module: "module",
-  result: "result",
-  none: "nothing",
-  marks: {
-    "": "unchanged",
-    added: "new in the plan",
-    changed: "another operation, shape or type",
-    fused: "part of one fused operation",
-    removed: "not in the plan",
-  },
   copy: "Copy",
   copyLabel: "Copy the text",
   copied: "copied",
   notCopied: "the browser does not allow it: select the text and copy it",
+  later: "The kernel is busy with a cell: the run stops when that cell has ended.",
+  versions: (kernel: string, page: string): string =>
+    `The kernel has deepseek_lab ${kernel} and this page's extension is of ${page}: what it shows may be incomplete. ` +
+    `Run pip install "deepseek-lab==${kernel}" where Jupyter runs, and load the page again.`,
   unreadable: (why: string): string => `This view cannot be shown: ${why}.`,
-  wheel: "Ctrl and the wheel zoom; drag to move",
 };

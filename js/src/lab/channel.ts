@@ -2,7 +2,7 @@
 
 import type { Kernel, KernelMessage } from "@jupyterlab/services";
 import { type ISignal, Signal } from "@lumino/signaling";
-import { isRecord } from "./payload";
+import { isRecord } from "../core/payload";
 
 export const TARGET = "deepseek_lab";
 /** How long a kernel may take to set up a way beside its main thread. */
@@ -34,7 +34,8 @@ async function opened(
   comm.onClose = closed;
   // Since JupyterLab 4.4; before, everything waits for the main thread.
   const { subshellStarted } = comm as { subshellStarted?: Promise<void> };
-  if (subshellStarted !== undefined && kernel.supportsSubshells) {
+  const wanted = (kernel as { commsOverSubshells?: string }).commsOverSubshells !== "disabled";
+  if (subshellStarted !== undefined && kernel.supportsSubshells && wanted) {
     await Promise.race([subshellStarted.catch(() => undefined), pause(SUBSHELL_MS)]);
   }
   comm.open(data);
@@ -49,6 +50,7 @@ export class Channel {
   #heard = 0;
   #over = false;
   #stopAnswered = false;
+  #wished = false;
   #taking: Promise<void> = Promise.resolve();
 
   constructor(kernel: Kernel.IKernelConnection, run: string, hearer: Hearer) {
@@ -59,6 +61,7 @@ export class Channel {
       .then((comm) => {
         this.#comm = comm;
         if (this.#over) comm.close();
+        else if (this.#wished) comm.send({ do: "stop" });
       })
       .catch(() => this.#end(false));
   }
@@ -67,14 +70,24 @@ export class Channel {
     return this.#kernel;
   }
 
-  /** Ask the run to stop; where the kernel does not answer, because it serves nothing while a cell is busy, interrupt. */
-  async stop(): Promise<void> {
+  /**
+   * Ask the run to stop. A kernel that does not answer serves nothing while a cell is busy: where the run is that cell's
+   * own loop it is interrupted; where the run goes on behind other cells it hears the wish after the cell.
+   *
+   * What a page believes of the kernel's state says less than whether it answers: a second view of an output, or a page
+   * that was loaded meanwhile, takes a busy kernel for an idle one. An idle one is not harmed.
+   *
+   * @returns Whether the run has heard, or will have ended.
+   */
+  async stop(inCell: boolean): Promise<boolean> {
     this.#stopAnswered = false;
+    this.#wished = true; // told as soon as there is a way
     this.#comm?.send({ do: "stop" });
     await pause(STOP_MS);
-    // A page that was loaded while the cell ran does not know that the kernel is busy, only that it does not answer.
-    const free = ["idle", "dead", "terminating"].includes(this.#kernel.status);
-    if (!this.#stopAnswered && !this.#over && !free) await this.#kernel.interrupt();
+    if (this.#stopAnswered || this.#over) return true;
+    if (!inCell || ["dead", "terminating"].includes(this.#kernel.status)) return false;
+    await this.#kernel.interrupt();
+    return true;
   }
 
   dispose(): void {
@@ -102,7 +115,9 @@ export class Channel {
       .then(() => this.#hearer.news(packed, first === true))
       .catch(() => undefined)
       .then(() => {
-        if (this.#comm !== null && !this.#comm.isDisposed && !this.#over) this.#comm.send({ seen: number });
+        // Every second time: each answer costs the kernel's threads more than what it answers.
+        if (number % 2 === 1 && this.#comm !== null && !this.#comm.isDisposed && !this.#over)
+          this.#comm.send({ seen: number });
       });
   };
 
@@ -118,6 +133,12 @@ export class Channel {
   }
 }
 
+/** A run as it stands, told to a page that has no channel for it. */
+export interface News {
+  readonly run: string;
+  readonly packed: string;
+}
+
 export type LinkState = "on" | "off" | "absent" | "busy";
 
 /**
@@ -129,6 +150,7 @@ export type LinkState = "on" | "off" | "absent" | "busy";
 export class Link {
   readonly #kernel: Kernel.IKernelConnection;
   readonly #changed = new Signal<Link, void>(this);
+  readonly #news = new Signal<Link, News>(this);
   #state: LinkState = "busy";
   #error = "";
   #comm: Kernel.IComm | null = null;
@@ -155,6 +177,11 @@ export class Link {
 
   get changed(): ISignal<Link, void> {
     return this.#changed;
+  }
+
+  /** What the kernel tells of runs while it serves no channels: a cell is busy, and there is no way beside it. */
+  get news(): ISignal<Link, News> {
+    return this.#news;
   }
 
   /** Wish that every cell be optimised, or that none be; the kernel's answer becomes the state. */
@@ -188,8 +215,12 @@ export class Link {
       const comm = await opened(
         this.#kernel,
         { ask: "state" },
-        ({ state, error }) => {
+        ({ state, error, run, packed }) => {
           answered = true;
+          if (typeof run === "string" && typeof packed === "string") {
+            this.#news.emit({ run, packed });
+            return;
+          }
           this.#error = typeof error === "string" ? error : "";
           if (state === "on" || state === "off") this.#set(state);
         },

@@ -11,9 +11,11 @@ import { DisposableDelegate, type IDisposable } from "@lumino/disposable";
 import { Widget } from "@lumino/widgets";
 import { element } from "../core/dom";
 import { style } from "../core/kinds";
+import { TABS_STYLE } from "../core/tabs";
+import { keepKeys } from "./keys";
 import { Output } from "./output";
 import { Comparison, RunsPanel } from "./panel";
-import { MIME } from "./payload";
+import { MIME } from "../core/payload";
 import { IRuns, Runs } from "./runs";
 import { STYLE } from "./style";
 import { Toggle } from "./toggle";
@@ -34,7 +36,8 @@ const outputs: JupyterFrontEndPlugin<IRuns> = {
     rendermime: IRenderMimeRegistry,
     registry: ISettingRegistry | null,
   ): IRuns => {
-    document.head.append(element("style", {}, style() + STYLE));
+    document.head.append(element("style", {}, style() + TABS_STYLE + STYLE));
+    keepKeys(".dsl-output, .dsl-comparison");
     const runs = new Runs();
     let live = true;
     void registry?.load(outputs.id).then((settings) => {
@@ -71,19 +74,26 @@ const panel: JupyterFrontEndPlugin<void> = {
     translator: ITranslator | null,
   ): void => {
     const words = (translator ?? nullTranslator).load(DOMAIN);
+    let compared = 0;
     const category = "DeepSeek Lab";
     const made = new RunsPanel(runs, words, (one, other) => {
       const widget = new MainAreaWidget({ content: new Comparison(one, other) });
+      widget.id = `deepseek-lab-comparison-${++compared}`;
       widget.title.label = words.__("Two runs");
       widget.title.closable = true;
-      app.shell.add(widget, "main", { mode: "split-right" });
+      // Notebook 7 has one document in a page: there it stands below.
+      app.shell.add(widget, shell === null ? "down" : "main", { mode: "split-right" });
+      app.shell.activateById(widget.id);
     });
     made.id = "deepseek-lab-runs";
     made.title.caption = words.__("Runs of deepseek_lab");
     made.title.label = words.__("Runs");
     app.shell.add(made, "right", { rank: 800 });
-    shell?.currentChanged.connect((_, { newValue }) => made.follow(newValue));
-    made.follow(current(app));
+    // Notebook 7 has one document, which comes later than this.
+    const follow = (): void => made.follow(current(app));
+    app.shell.currentChanged?.connect(follow);
+    void app.restored.then(follow);
+    follow();
     app.commands.addCommand("deepseek-lab:show-runs", {
       label: words.__("Show Runs"),
       execute: () => app.shell.activateById(made.id),
@@ -132,6 +142,7 @@ const toggles: JupyterFrontEndPlugin<void> = {
         const toggle = new Toggle(context.sessionContext, words);
         made.set(document, toggle);
         toggle.changed.connect(show);
+        toggle.news.connect((_, { run, packed }) => runs.tell(run, packed));
         const { toolbar } = document as Widget & {
           toolbar: { insertItem(at: number, name: string, widget: Widget): boolean };
         };

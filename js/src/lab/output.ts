@@ -6,32 +6,21 @@ import type { KernelMessage } from "@jupyterlab/services";
 import { type Message } from "@lumino/messaging";
 import { Widget } from "@lumino/widgets";
 import { element } from "../core/dom";
-import { message, mount } from "../core/kinds";
-import { unpack } from "../core/packed";
-import { type Content, isLive, type View } from "../core/view";
+import { message } from "../core/kinds";
+import { asText, checkedPayload, firstLine, isRecord, MIME, type Payload } from "../core/payload";
+import { Tabs } from "../core/tabs";
+import { words } from "../core/words";
+import { VERSION } from "../protocol";
 import { Channel } from "./channel";
-import { checkedPayload, isRecord, MIME, type Payload } from "./payload";
 import type { IRuns } from "./runs";
-import { words } from "./words";
-
-interface Tab {
-  readonly content: Content;
-  readonly button: HTMLButtonElement;
-  readonly place: HTMLElement;
-  view: Promise<View> | null;
-}
-
-let numbered = 0;
 
 export class Output extends Widget implements IRenderMime.IRenderer {
   readonly #runs: IRuns;
   readonly #live: () => boolean;
   readonly #summary = element("p", { class: "dsl-summary" });
-  readonly #bar = element("div", { class: "dsl-tabs", role: "tablist" });
-  readonly #places = element("div", { class: "dsl-places" });
-  readonly #prefix = `dsl-output-${++numbered}`;
-  #tabs: Tab[] = [];
-  #selected = 0;
+  readonly #tabs = new Tabs();
+  readonly #refusal = element("div", {});
+  readonly #note = element("p", { class: "dsl-note", role: "status", hidden: true });
   #payload: Payload | null = null;
   #channel: Channel | null = null;
   #html = "";
@@ -44,24 +33,22 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#runs = runs;
     this.#live = live;
     this.addClass("dsl-output");
-    // Arrow keys are the tabs' and the outline's: JupyterLab would take them for folding cells.
-    this.node.dataset["lmSuppressShortcuts"] = "true";
-    this.#bar.addEventListener("keydown", (event) => this.#key(event));
-    this.node.append(this.#summary, this.#bar, this.#places);
+    this.node.append(this.#summary, this.#note, this.#refusal, this.#tabs.element);
   }
 
   async renderModel(model: IRenderMime.IMimeModel): Promise<void> {
     const { data } = model;
     const payload = checkedPayload(data[MIME]);
-    const plain = data["text/plain"];
-    const html = data["text/html"];
-    this.#html = asText(html);
-    this.#summary.textContent = asText(plain).split("\n", 1)[0] ?? "";
+    this.#html = asText(data["text/html"]);
+    this.#summary.textContent = firstLine(data["text/plain"]);
     if (typeof payload === "string") {
       this.#clear();
-      message(this.#places, payload);
+      message(this.#refusal, payload);
       return;
     }
+    // A saved output of another version is shown as well as can be; a live one comes from a kernel beside this page.
+    const differs = payload.live && payload.version !== VERSION;
+    this.#say(differs ? words.versions(payload.version, VERSION) : "");
     const before = this.#payload;
     this.#payload = payload;
     if (!payload.live) {
@@ -71,7 +58,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
       this.#heard = false;
     }
     if (before === null || before.run !== payload.run) this.#clear();
-    await this.#take(payload);
+    await this.#tabs.take(payload.views, { keepLive: this.#heard });
     this.#connect();
     this.#tell();
   }
@@ -81,6 +68,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#follow(null);
     this.#runs.remove(this);
     this.#clear();
+    this.#tabs.dispose();
     super.dispose();
   }
 
@@ -95,68 +83,6 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#runs.remove(this);
   }
 
-  /** Show what the payload has: views that are as they were stay, with all that their reader did. */
-  async #take(payload: Payload): Promise<void> {
-    const kept = this.#tabs;
-    const following = this.#heard;
-    this.#tabs = payload.views.map((content, place) => {
-      const old = kept[place];
-      // A live view knows more than what was saved of it.
-      const same =
-        old?.content.kind === content.kind &&
-        (old.content.packed === content.packed || (following && content.kind === "run"));
-      if (same && old !== undefined) return old;
-      this.#drop(old);
-      return this.#tab(content, place);
-    });
-    for (const old of kept.slice(payload.views.length)) this.#drop(old);
-    this.#bar.hidden = this.#tabs.length < 2;
-    this.#bar.replaceChildren(...this.#tabs.map((tab) => tab.button));
-    this.#places.replaceChildren(...this.#tabs.map((tab) => tab.place));
-    if (this.#tabs.length > 0) await this.#select(Math.min(this.#selected, this.#tabs.length - 1));
-  }
-
-  #tab(content: Content, number: number): Tab {
-    const id = `${this.#prefix}-${number}`;
-    const button = element(
-      "button",
-      { type: "button", role: "tab", id: `${id}-tab`, "aria-controls": id },
-      words.tab(content.kind, content.title),
-    );
-    button.addEventListener(
-      "click",
-      () => void this.#select(this.#tabs.findIndex((tab) => tab.button === button)),
-    );
-    const place = element("div", {
-      class: "dsl-place",
-      role: "tabpanel",
-      id,
-      "aria-labelledby": `${id}-tab`,
-    });
-    return { content, button, place, view: null };
-  }
-
-  async #select(number: number): Promise<void> {
-    const tab = this.#tabs[number];
-    if (tab === undefined) return;
-    this.#selected = number;
-    for (const one of this.#tabs) {
-      one.button.setAttribute("aria-selected", String(one === tab));
-      one.button.tabIndex = one === tab ? 0 : -1;
-      one.place.hidden = one !== tab;
-    }
-    tab.view ??= mount(tab.place, tab.content);
-    await tab.view;
-  }
-
-  #key(event: KeyboardEvent): void {
-    const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
-    if (step === 0) return;
-    event.preventDefault();
-    const next = (this.#selected + step + this.#tabs.length) % this.#tabs.length;
-    void this.#select(next).then(() => this.#tabs[next]?.button.focus());
-  }
-
   /** Follow the run where it goes on and the kernel is here. */
   #connect(): void {
     const payload = this.#payload;
@@ -166,31 +92,17 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#follow(sessionOf(this) ?? this.#runs.sessionOf(payload.run));
     const kernel = this.#session?.session?.kernel;
     if (kernel == null) return; // it may come later
-    const place = this.#tabs.findIndex((tab) => tab.content.kind === "run");
-    const tab = this.#tabs[place];
-    if (tab === undefined) return;
-    tab.view ??= mount(tab.place, tab.content);
+    if (!payload.views.some(({ kind }) => kind === "run")) return;
     this.#heard = false;
     const channel = new Channel(kernel, payload.run, {
       news: async (packed, first) => {
         this.#heard = true;
-        const table = await unpack(packed);
-        let view = await tab.view;
-        if (view === null || this.isDisposed) return;
-        if (first) {
-          // All from the beginning: what stood there was a part of it.
-          view.dispose();
-          tab.view = mount(tab.place, { ...tab.content, packed });
-          view = await tab.view;
-        } else if (isLive(view)) view.push(table);
-        if (isLive(view)) view.control({ stop: () => void channel.stop() });
+        await this.#tabs.news(packed, first, { stop: () => void this.#stop() });
         if (first) this.#tell();
       },
       over: (ended) => {
         this.#channel = null;
-        void tab.view?.then((view) => {
-          if (isLive(view)) view.control(null);
-        });
+        void this.#tabs.live().then((view) => view?.control(null));
         if (ended && this.#payload !== null) this.#payload = { ...this.#payload, live: false };
         this.#tell();
       },
@@ -220,12 +132,10 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     if (!isRecord(data)) return;
     const payload = checkedPayload(data[MIME]);
     if (typeof payload === "string" || payload.run !== this.#payload.run) return;
-    this.#summary.textContent = asText(data["text/plain"]).split("\n", 1)[0] ?? "";
+    this.#summary.textContent = firstLine(data["text/plain"]);
     this.#payload = payload;
-    void this.#take(payload).then(async () => {
-      const view = await this.#tabs.find((tab) => tab.content.kind === "run")?.view;
-      if (view != null && isLive(view) && payload.live)
-        view.control({ stop: () => void this.#channel?.stop() });
+    void this.#tabs.take(payload.views, { keepLive: false }).then(async () => {
+      if (payload.live) (await this.#tabs.live())?.control({ stop: () => void this.#stop() });
     });
     this.#tell();
   }
@@ -242,27 +152,34 @@ export class Output extends Widget implements IRenderMime.IRenderer {
       views: payload.views,
       html: this.#html,
       session: this.#session,
-      stop: () => void this.#channel?.stop(),
+      stop: () => void this.#stop(),
+      news: (packed) => this.#hear(packed),
     });
   }
 
-  #drop(tab: Tab | undefined): void {
-    void tab?.view?.then((view) => view.dispose());
-    tab?.place.remove();
+  #say(note: string): void {
+    this.#note.textContent = note;
+    this.#note.hidden = note === "";
+  }
+
+  async #stop(): Promise<void> {
+    const heard = await this.#channel?.stop(this.#payload?.inCell === true);
+    if (heard === false) this.#say(words.later);
+  }
+
+  /** How the run stands, where no channel says more. */
+  #hear(packed: string): void {
+    if (this.#heard || this.#payload?.live !== true) return;
+    const controls = { stop: () => void this.#stop() };
+    void this.#tabs.news(packed, true, controls).catch(() => undefined);
   }
 
   #clear(): void {
     this.#channel?.dispose();
     this.#channel = null;
-    for (const tab of this.#tabs) this.#drop(tab);
-    this.#tabs = [];
-    this.#bar.replaceChildren();
-    this.#places.replaceChildren();
+    this.#tabs.clear();
+    this.#refusal.replaceChildren();
   }
-}
-
-function asText(value: unknown): string {
-  return typeof value === "string" ? value : Array.isArray(value) ? value.join("") : "";
 }
 
 /** The session of the document that a widget stands in. */

@@ -19,6 +19,8 @@ export interface Shown {
   /** Of the notebook that it stands in. */
   readonly session: ISessionContext | null;
   stop(): void;
+  /** Take in the run as it stands: a packed table. */
+  news(packed: string): void;
 }
 
 /** The outputs that are in the page. */
@@ -28,6 +30,8 @@ export interface IRuns {
   inside(place: Widget | null): readonly Shown[];
   /** The session of a notebook in which a run is shown. */
   sessionOf(run: string): ISessionContext | null;
+  /** Tell all outputs of a run how it stands. */
+  tell(run: string, packed: string): void;
   put(shown: Shown): void;
   remove(widget: Widget): void;
 }
@@ -60,6 +64,10 @@ export class Runs implements IRuns {
     for (const shown of this.#shown.values())
       if (shown.run === run && shown.session !== null) return shown.session;
     return null;
+  }
+
+  tell(run: string, packed: string): void {
+    for (const shown of this.#shown.values()) if (shown.run === run) shown.news(packed);
   }
 
   put(shown: Shown): void {

@@ -3,17 +3,8 @@ export const STYLE = `
 .dsl-output{padding:4px 0}
 .dsl-output .dsl-summary,.dsl-comparison .dsl-summary{margin:0 0 4px;font-weight:600;white-space:pre-wrap;
 font-size:var(--jp-content-font-size1,14px);color:var(--jp-content-font-color1)}
-.dsl-tabs{display:flex;flex-wrap:wrap;gap:2px;margin-bottom:-1px}
-.dsl-tabs[hidden]{display:none}
-.dsl-tabs button{font:inherit;font-size:12px;padding:4px 10px;min-height:26px;cursor:pointer;
-border:1px solid var(--jp-border-color1);border-radius:5px 5px 0 0;background:var(--jp-layout-color2);
-color:var(--jp-ui-font-color1)}
-.dsl-tabs button[aria-selected=true]{background:var(--jp-layout-color0,var(--jp-layout-color1));font-weight:600;
-border-bottom-color:transparent}
-.dsl-tabs button:focus-visible{outline:2px solid var(--jp-brand-color1);outline-offset:-2px}
-.dsl-place[hidden]{display:none}
-.dsl-place .dsl-view{height:480px}
-.dsl-place .dsl-run,.dsl-place .dsl-text{height:auto;max-height:560px}
+.dsl-output .dsl-note{margin:0 0 4px;padding:4px 8px;border-left:3px solid var(--jp-warn-color1,#b26a00);
+font-size:var(--jp-ui-font-size1);color:var(--jp-ui-font-color1)}
 .dsl-panel{padding:8px 10px;overflow:auto;background:var(--jp-layout-color1);color:var(--jp-ui-font-color1);
 font-size:var(--jp-ui-font-size1)}
 .dsl-panel h2{font-size:inherit;font-weight:600;margin:2px 0 8px}

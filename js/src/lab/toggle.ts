@@ -6,7 +6,7 @@ import type { TranslationBundle } from "@jupyterlab/translation";
 import { type ISignal, Signal } from "@lumino/signaling";
 import { Widget } from "@lumino/widgets";
 import { element } from "../core/dom";
-import { Link, type LinkState } from "./channel";
+import { Link, type LinkState, type News } from "./channel";
 
 export type KernelState = LinkState | "none" | "failed";
 
@@ -15,6 +15,7 @@ export class Toggle extends Widget {
   readonly #words: TranslationBundle;
   readonly #button = element("button", { type: "button", class: "dsl-toggle" });
   readonly #changed = new Signal<Toggle, KernelState>(this);
+  readonly #news = new Signal<Toggle, News>(this);
   #link: Link | null = null;
   #state: KernelState = "none";
   #why = "";
@@ -39,6 +40,11 @@ export class Toggle extends Widget {
 
   get changed(): ISignal<Toggle, KernelState> {
     return this.#changed;
+  }
+
+  /** What the kernel tells of runs that have no channel. */
+  get news(): ISignal<Toggle, News> {
+    return this.#news;
   }
 
   override dispose(): void {
@@ -77,6 +83,7 @@ export class Toggle extends Widget {
     this.#set("busy");
     this.#link = new Link(kernel);
     this.#link.changed.connect(this.#told, this);
+    this.#link.news.connect((_, news) => this.#news.emit(news));
   }
 
   #told(link: Link): void {

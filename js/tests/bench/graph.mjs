@@ -1,41 +1,16 @@
-// A graph of 50,000 operations traced from real models: first paint, opening and closing, moving and zooming.
-// `make bench-views`. Figures are those of headless Chromium on the machine that runs it.
-import { execFileSync } from "node:child_process";
-import { mkdtempSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { chromium } from "playwright-core";
+// A graph of 50,000 operations traced from real models: first paint, opening and closing, moving and zooming; then our
+// layout beside dagre's and ELK's on the same graph.
+// `make bench-views`. Figures are those of headless Chromium and Node on the machine that runs it.
+import { opened, report, written } from "./shared/page.mjs";
+import { compare } from "./shared/rivals.mjs";
 
 const BARS = { first_paint_ms: 300, toggle_ms: 50, frame_ms: 17 };
-const path = join(mkdtempSync(join(tmpdir(), "bench-")), "page.html");
-execFileSync("../.venv/bin/python", ["-W", "ignore", "tests/bench/stacked.py", path], { stdio: "inherit" });
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu"],
-});
-const page = await browser.newPage({ viewport: { width: 1100, height: 620 } });
-await page.goto(`file://${path}`);
-await page.waitForSelector("[role=treeitem]");
+const path = written(["tests/bench/stacked.py"]);
+const { browser, page } = await opened(path, "[role=treeitem]");
 
 const figures = await page.evaluate(async () => {
-  const text = document.getElementById("data").textContent;
-  const frame = () => new Promise((done) => requestAnimationFrame(done));
-  const painted = () => frame().then(() => new Promise((done) => setTimeout(done)));
-  const timed = async (action) => {
-    const start = performance.now();
-    await action();
-    await painted();
-    return performance.now() - start;
-  };
-  const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
-  const host = document.getElementById("view");
-  host.replaceChildren();
-  const firsts = [];
-  let view;
-  for (let round = 0; round < 5; round++) {
-    view?.dispose();
-    firsts.push(await timed(async () => (view = await deepseekLab.show(host, text))));
-  }
+  const { frame, timed, median, firsts } = window.bench;
+  const { times, view } = await firsts(5);
   const { tree, layout } = view;
   const groups = tree.parent
     .map((_, item) => item)
@@ -65,7 +40,7 @@ const figures = await page.evaluate(async () => {
   return {
     operations: tree.size[0],
     items: tree.count,
-    first_paint_ms: median(firsts),
+    first_paint_ms: median(times),
     toggle_ms: Math.max(...toggles),
     toggle_median_ms: median(toggles),
     everything_open_ms: everything,
@@ -74,12 +49,6 @@ const figures = await page.evaluate(async () => {
   };
 });
 await browser.close();
-let missed = 0;
-for (const [name, value] of Object.entries(figures)) {
-  const bar = BARS[name];
-  if (bar !== undefined && value > bar) missed++;
-  console.log(
-    `${name.padEnd(20)} ${typeof value === "number" ? Math.round(value * 10) / 10 : value}${bar === undefined ? "" : `   (bar ${bar})`}`,
-  );
-}
+const missed = report(figures, BARS);
+await compare(path);
 process.exit(missed === 0 ? 0 : 1);

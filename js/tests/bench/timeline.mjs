@@ -1,47 +1,14 @@
 // 1,000,000 allocations and frees of real training steps: first paint, zooming and selecting, memory of the page.
 // `make bench-views`. Figures are those of headless Chromium on the machine that runs it.
-import { execFileSync } from "node:child_process";
-import { mkdtempSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { opened, report, written } from "./shared/page.mjs";
 
 const BARS = { first_paint_ms: 500, zoom_ms: 50, page_memory_mb: 400 };
-const path = join(mkdtempSync(join(tmpdir(), "bench-")), "page.html");
-execFileSync(
-  ".venv/bin/python",
-  ["-W", "ignore", "-m", "tests.views.training", path, process.env.EVENTS ?? "1000000"],
-  { stdio: "inherit", cwd: ".." },
-);
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu"],
-});
-const page = await browser.newPage({ viewport: { width: 1100, height: 620 } });
-await page.goto(`file://${path}`);
-await page.waitForSelector("[role=slider]");
+const path = written(["-m", "tests.views.training"], "..", [process.env.EVENTS ?? "1000000"]);
+const { browser, page } = await opened(path, "[role=slider]");
 
 const figures = await page.evaluate(async () => {
-  const text = document.getElementById("data").textContent;
-  const frame = () => new Promise((done) => requestAnimationFrame(done));
-  const painted = () => frame().then(() => new Promise((done) => setTimeout(done)));
-  const timed = async (action) => {
-    const start = performance.now();
-    await action();
-    await painted();
-    return performance.now() - start;
-  };
-  const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
-  const host = document.getElementById("view");
-  host.replaceChildren();
-  const firsts = [];
-  let view;
-  for (let round = 0; round < 5; round++) {
-    view?.dispose();
-    host.replaceChildren();
-    await painted();
-    firsts.push(await timed(async () => (view = await deepseekLab.show(host, text))));
-  }
+  const { timed, median, firsts } = window.bench;
+  const { times, view } = await firsts(5);
   const { data } = view;
   const changes = [];
   const change = async (action) => changes.push(await timed(action));
@@ -61,8 +28,8 @@ const figures = await page.evaluate(async () => {
   const highlighted = await timed(() => view.highlight("layers.2"));
   return {
     events: data.rows,
-    first_paint_ms: median(firsts),
-    first_paint_worst_ms: Math.max(...firsts),
+    first_paint_ms: median(times),
+    first_paint_worst_ms: Math.max(...times),
     zoom_ms: Math.max(...changes),
     zoom_median_ms: median(changes),
     by_module_ms: divided,
@@ -80,12 +47,4 @@ figures.page_memory_mb = await held();
 await client.send("HeapProfiler.collectGarbage");
 figures.page_memory_collected_mb = await held();
 await browser.close();
-let missed = 0;
-for (const [name, value] of Object.entries(figures)) {
-  const bar = BARS[name];
-  if (bar !== undefined && !(value <= bar)) missed++;
-  console.log(
-    `${name.padEnd(20)} ${typeof value === "number" ? Math.round(value * 10) / 10 : value}${bar === undefined ? "" : `   (bar ${bar})`}`,
-  );
-}
-process.exit(missed === 0 ? 0 : 1);
+process.exit(report(figures, BARS) === 0 ? 0 : 1);

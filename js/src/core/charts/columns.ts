@@ -1,5 +1,6 @@
 /** The columns of any packed table, with what its `meta` says of them: checked, and each by one and the same face. */
 
+import { clip } from "../clip";
 import { MalformedData, type Table } from "../packed";
 import { said } from "./numbers";
 
@@ -28,8 +29,6 @@ export interface WordColumn extends Role {
 }
 
 export type Column = NumberColumn | WordColumn;
-
-const MAX_LABEL = 300;
 
 /** Every column that holds one number or one text a row. */
 export function columnsOf(table: Table): Column[] {
@@ -86,10 +85,6 @@ export function entries(value: unknown): ReadonlyMap<string, unknown> {
 /** A short text, whatever was found. */
 export function textOf(value: unknown): string {
   return typeof value === "string" ? clip(value) : "";
-}
-
-export function clip(text: string, most = MAX_LABEL): string {
-  return (text.length > most ? `${text.slice(0, most)}…` : text).toWellFormed();
 }
 
 /** A list of labels that must have a length. */

@@ -31,7 +31,6 @@ export const words = {
   copied: (value: number): string => `${many(value, "row")} copied`,
   notCopied: "The browser did not let it be copied. Save it as CSV instead.",
   saveCsv: "Save the rows that show as CSV",
-  saveSvg: "Save as SVG",
   savePng: "Save as PNG",
   grid: (title: string): string =>
     `${title}: arrow keys move, Enter on a heading sorts, Enter on a cell selects its row, Ctrl+C copies the cell`,

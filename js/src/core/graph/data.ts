@@ -1,81 +1,144 @@
 /** A captured graph, operation by operation, as `GraphNode` of `base/events.py` has it. */
 
-import type { RaggedColumn, Table, TextColumn } from "../packed";
+import { clip } from "../clip";
+import { MalformedData, type RaggedColumn, type Table, type TextColumn } from "../packed";
+import { type Break, breaksOf, withBreaks } from "./breaks";
+import { type Overlay, overlaysOf } from "./overlays";
 
 /** What became of an operation when the graph was rewritten; `""` where nothing did. */
 export type Mark = "" | "added" | "changed" | "fused" | "removed";
-export const MARKS: readonly Mark[] = ["added", "changed", "fused", "removed"];
+export const MARKS = ["added", "changed", "fused", "removed"] as const;
 
-/** The operations in the order in which they run. */
-export class GraphData {
-  readonly #name: readonly string[];
-  readonly #op: TextColumn;
-  readonly #module: TextColumn;
-  readonly #shape: TextColumn;
-  readonly #dtype: TextColumn;
-  readonly #file: TextColumn;
-  readonly #line: Float64Array;
-  readonly #mark: TextColumn | undefined;
-  readonly inputs: RaggedColumn;
+/** Several times what anybody has captured; every operation becomes an item of the tree. */
+const MAX_OPERATIONS = 250_000;
+const MAX_WIRES = 2_000_000;
+
+/** The facts of every operation, in the order in which they run. */
+export interface Columns {
   readonly rows: number;
+  readonly name: readonly string[];
+  readonly op: TextColumn;
+  /** Module paths with dots between their levels. */
+  readonly module: TextColumn;
+  /** Sizes with commas between them. */
+  readonly shape: TextColumn;
+  readonly dtype: TextColumn;
+  readonly file: TextColumn;
+  readonly line: Float64Array;
+  readonly mark: TextColumn | null;
+  readonly inputs: RaggedColumn;
+}
 
-  constructor(table: Table) {
-    this.rows = table.rows;
-    this.#name = table.names("name");
-    this.#op = table.text("op");
-    this.#module = table.text("module");
-    this.#shape = table.text("shape");
-    this.#dtype = table.text("dtype");
-    this.#file = table.text("file");
-    this.#line = table.integers("line");
-    this.#mark = table.has("mark") ? table.text("mark") : undefined;
-    this.inputs = table.references("inputs");
+/** The columns as a table holds them; throws `MalformedData` where one is missing or is another. */
+export function columnsOf(table: Table): Columns {
+  if (table.rows > MAX_OPERATIONS)
+    throw new MalformedData(`the graph has more than ${MAX_OPERATIONS} operations`);
+  const text = (name: string): TextColumn => {
+    const { words, codes } = table.text(name);
+    return { words: words.map((word) => clip(word)), codes };
+  };
+  return {
+    rows: table.rows,
+    name: table.names("name"),
+    op: text("op"),
+    module: text("module"),
+    shape: text("shape"),
+    dtype: text("dtype"),
+    file: text("file"),
+    line: table.integers("line"),
+    mark: table.has("mark") ? text("mark") : null,
+    inputs: table.references("inputs", MAX_WIRES),
+  };
+}
+
+/** The graph that a table holds, with what was measured and where capture stopped. */
+export function graphOf(table: Table, columns = columnsOf(table)): GraphData {
+  return new GraphData(columns, overlaysOf(table), breaksOf(table.meta, table.rows));
+}
+
+/** The operations in the order in which they run, after them the places at which capture stopped. */
+export class GraphData {
+  readonly #columns: Columns;
+  /** Rows of operations; those of breaks come after them. */
+  readonly #captured: number;
+  readonly hasMarks: boolean;
+
+  constructor(
+    columns: Columns,
+    readonly overlays: readonly Overlay[] = [],
+    readonly breaks: readonly Break[] = [],
+  ) {
+    this.#captured = columns.rows;
+    this.#columns = withBreaks(columns, breaks);
+    this.hasMarks = columns.mark?.words.some((word) => word !== "") ?? false;
+  }
+
+  get rows(): number {
+    return this.#columns.rows;
+  }
+
+  get inputs(): RaggedColumn {
+    return this.#columns.inputs;
   }
 
   name(row: number): string {
-    return this.#name[row] ?? "";
+    return clip(this.#columns.name[row] ?? "");
   }
 
   op(row: number): string {
-    return wordAt(this.#op, row);
+    return wordAt(this.#columns.op, row);
   }
 
   /** Module path with dots between its levels. */
   module(row: number): string {
-    return wordAt(this.#module, row);
+    return wordAt(this.#columns.module, row);
   }
 
   /** Number of the module's path among all of them. */
   moduleCode(row: number): number {
-    return this.#module.codes[row] ?? 0;
+    return this.#columns.module.codes[row] ?? 0;
   }
 
   get modules(): readonly string[] {
-    return this.#module.words;
+    return this.#columns.module.words;
   }
 
   /** Sizes with commas between them. */
   shape(row: number): string {
-    return wordAt(this.#shape, row);
+    return wordAt(this.#columns.shape, row);
   }
 
   dtype(row: number): string {
-    return wordAt(this.#dtype, row);
+    return wordAt(this.#columns.dtype, row);
+  }
+
+  file(row: number): string {
+    return wordAt(this.#columns.file, row);
+  }
+
+  line(row: number): number {
+    return this.#columns.line[row] ?? 0;
   }
 
   /** `cell.py:3`, or empty where it is not known. */
   place(row: number): string {
-    const file = wordAt(this.#file, row);
-    return file === "" ? "" : `${file}:${this.#line[row] ?? 0}`;
+    return placeInWords(this.file(row), this.line(row));
   }
 
   mark(row: number): Mark {
-    const mark = this.#mark === undefined ? "" : wordAt(this.#mark, row);
+    const { mark: column } = this.#columns;
+    const mark = column === null ? "" : wordAt(column, row);
     return MARKS.find((one) => one === mark) ?? "";
   }
 
-  get hasMarks(): boolean {
-    return this.#mark !== undefined && this.#mark.words.some((word) => word !== "");
+  /** The break that a row stands for; null for operations. */
+  breakAt(row: number): Break | null {
+    return this.breaks[row - this.#captured] ?? null;
+  }
+
+  /** The row that stands for a break. */
+  rowOfBreak(number: number): number {
+    return this.#captured + number;
   }
 
   /** What the operation's words and wiring look like, whatever it and its module are called. */
@@ -95,13 +158,21 @@ export class GraphData {
   }
 
   *inputsOf(row: number): IterableIterator<number> {
-    const end = this.inputs.starts[row + 1] ?? 0;
-    for (let at = this.inputs.starts[row] ?? 0; at < end; at++) yield this.inputs.values[at] ?? 0;
+    const { starts, values } = this.#columns.inputs;
+    const end = starts[row + 1] ?? 0;
+    for (let at = starts[row] ?? 0; at < end; at++) yield values[at] ?? 0;
   }
 }
 
-function wordAt(column: TextColumn, row: number): string {
-  return column.words[column.codes[row] ?? 0] ?? "";
+/** A row's word; empty where the column has no such row. */
+export function wordAt(column: TextColumn, row: number): string {
+  const code = column.codes[row];
+  return code === undefined ? "" : (column.words[code] ?? "");
+}
+
+/** `cell.py:3`, the file alone where the line is not known, nothing where neither is. */
+export function placeInWords(file: string, line: number): string {
+  return file === "" ? "" : line > 0 ? `${file}:${line}` : file;
 }
 
 /** Bytes of one element of a dtype by the digits in its name. */

@@ -30,7 +30,11 @@ export class Layout {
   readonly #open: Uint8Array;
   readonly #placed: Uint8Array;
 
-  constructor(readonly tree: Tree) {
+  /** `said` is the longest text that may stand in an item beside its name. */
+  constructor(
+    readonly tree: Tree,
+    readonly said: (item: number) => string = () => "",
+  ) {
     const { count } = tree;
     this.x = new Float64Array(count);
     this.y = new Float64Array(count);
@@ -130,7 +134,10 @@ export class Layout {
 
   #labelWidth(item: number): number {
     const { tree } = this;
-    const extra = tree.kind[item] === Kind.Operation ? 0 : 22 + 7 * String(tree.size[item]).length;
+    const group = tree.kind[item] !== Kind.Operation;
+    const said = this.said(item).length;
+    const note = Math.max(group ? 7 * String(tree.size[item]).length : 0, said > 0 ? 8 + 6.6 * said : 0);
+    const extra = group ? 22 + note : note;
     const copies = (tree.repeat[item] ?? 1) > 1 ? 34 : 0;
     return Math.min(MAX_WIDTH, 20 + CHARACTER * (tree.label[item] ?? "").length + extra + copies);
   }

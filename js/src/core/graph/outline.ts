@@ -5,9 +5,9 @@
  */
 
 import { element } from "../dom";
-import { words } from "../words";
 import type { Layout } from "./layout";
 import { Kind } from "./tree";
+import { words } from "./words";
 
 const HEIGHT = 24;
 const INDENT = 14;
@@ -18,6 +18,8 @@ const TYPING_MS = 700;
 export interface OutlineActions {
   toggle(item: number, open: boolean): void;
   select(item: number): void;
+  /** What is said of an item beside its name. */
+  said(item: number): string;
 }
 
 let numbered = 0;
@@ -35,11 +37,12 @@ export class Outline {
   constructor(
     readonly layout: Layout,
     readonly actions: OutlineActions,
+    label: string = words.outline,
   ) {
     this.#rows = element("div", { class: "dsl-rows", role: "presentation" });
     this.element = element(
       "div",
-      { class: "dsl-outline", role: "tree", tabindex: 0, "aria-label": words.outline },
+      { class: "dsl-outline", role: "tree", tabindex: 0, "aria-label": label },
       this.#rows,
     );
     this.element.addEventListener("scroll", () => this.#draw());
@@ -140,13 +143,19 @@ export class Outline {
 
   #note(item: number): string {
     const { tree } = this.layout;
+    const { data } = tree;
     const row = tree.row[item] ?? -1;
-    if (row >= 0) {
-      const mark = tree.data.mark(row);
-      return `${tree.data.dtype(row)}[${tree.data.shape(row)}]${mark === "" ? "" : ` ${mark}`}`;
+    const said = this.actions.said(item);
+    const notes: string[] = [];
+    if (row < 0) {
+      if (tree.kind[item] === Kind.Repeat) notes.push(`× ${tree.repeat[item] ?? 1}`);
+      notes.push(words.operations(tree.size[item] ?? 0));
+    } else if (data.breakAt(row) !== null) notes.push(data.place(row));
+    else {
+      notes.push(`${data.dtype(row)}[${data.shape(row)}]`);
+      if (said === "") notes.push(words.shortMarks[data.mark(row)]);
     }
-    const copies = tree.kind[item] === Kind.Repeat ? `× ${tree.repeat[item] ?? 1}, ` : "";
-    return copies + words.operations(tree.size[item] ?? 0);
+    return [...notes, said].filter((note) => note !== "").join(", ");
   }
 
   #key(event: KeyboardEvent): void {

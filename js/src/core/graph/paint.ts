@@ -1,7 +1,7 @@
 /** Draws what shows of a laid-out graph. Only what is inside of the window and large enough to be seen is visited. */
 
 import { type Box, CanvasSurface, type Surface } from "../surface";
-import type { Palette } from "../theme";
+import { alarm, type Palette } from "../theme";
 import { COLUMN_GAP, type Layout } from "./layout";
 import { Kind } from "./tree";
 
@@ -16,10 +16,12 @@ export interface Viewport {
 
 export interface Look {
   readonly palette: Palette;
-  readonly selected: number;
+  readonly selected: ReadonlySet<number>;
   readonly found: ReadonlySet<number>;
   /** Colour of an item, or null for the usual one. */
   fill(item: number): string | null;
+  /** What stands in an item beside its name, in place of how many operations it holds. */
+  said(item: number): string;
 }
 
 /** Below this many pixels a box is not drawn, and nothing inside of it. */
@@ -72,7 +74,7 @@ class Painter {
     for (const kid of tree.kids(item)) {
       this.item(kid, left + (layout.x[kid] ?? 0) * view.scale, top + (layout.y[kid] ?? 0) * view.scale);
     }
-    if (item > 0 && item === look.selected) {
+    if (item > 0 && look.selected.has(item)) {
       this.surface.box({ x: left, y: top, width, height }, 6 * view.scale, null, look.palette.accent, 2);
     }
   }
@@ -82,11 +84,12 @@ class Painter {
     const { palette } = look;
     const { tree } = layout;
     const group = tree.isGroup(item);
-    const chosen = item === look.selected;
+    const chosen = look.selected.has(item);
     const hit = look.found.has(item);
     const radius = Math.min(6, (group ? 6 : 13) * view.scale);
-    const fill = open ? palette.surface : (look.fill(item) ?? palette.raised);
-    const stroke = chosen || hit ? palette.accent : palette.border;
+    const colour = open ? null : look.fill(item);
+    const fill = open ? palette.surface : (colour ?? palette.raised);
+    const stroke = chosen || hit ? palette.accent : tree.isBreak(item) ? alarm(palette) : palette.border;
     if ((tree.repeat[item] ?? 1) > 1 && !open && box.height > READABLE) {
       const shift = 3 * view.scale;
       this.surface.box(
@@ -97,27 +100,30 @@ class Painter {
         1,
       );
     }
-    this.surface.box(box, radius, fill, stroke, chosen ? 2 : 1);
+    this.surface.box(box, radius, fill, stroke, chosen || tree.isBreak(item) ? 2 : 1);
     const size = 12 * view.scale;
     const line = open ? 24 * view.scale : box.height;
     if (this.#canvas && size < READABLE) return;
     const sign = group ? (open ? "▾ " : "▸ ") : "";
     const x = box.x + 8 * view.scale;
     const y = box.y + line / 2;
-    const note = this.#note(item);
+    const note = this.#note(item, open);
     const noteWidth = note === "" ? 0 : note.length * 6.6 * view.scale + 8 * view.scale;
     const room = box.width - 14 * view.scale - noteWidth;
     this.surface.text(sign + (tree.label[item] ?? ""), x, y, size, palette.text, room, group);
     if (note !== "" && room > 0) {
       const at = box.x + box.width - noteWidth;
-      this.surface.text(note, at, y, size * 0.92, palette.faint, noteWidth + 8 * view.scale);
+      const ink = colour === null ? palette.faint : palette.text;
+      this.surface.text(note, at, y, size * 0.92, ink, noteWidth + 8 * view.scale);
     }
   }
 
-  #note(item: number): string {
+  #note(item: number, open: boolean): string {
     const { tree } = this.layout;
     const copies = tree.repeat[item] ?? 1;
-    if (copies > 1) return `× ${copies}`;
+    const said = open ? "" : this.look.said(item);
+    if (copies > 1) return said === "" ? `× ${copies}` : `× ${copies}  ${said}`;
+    if (said !== "") return said;
     return tree.kind[item] === Kind.Operation ? "" : String(tree.size[item]);
   }
 
@@ -134,7 +140,7 @@ class Painter {
       const y2 = top + (layout.y[to] ?? 0) * view.scale;
       if (Math.max(x1, x2) < 0 || Math.min(x1, x2) > view.width) continue;
       if (Math.max(y1, y2) < 0 || Math.min(y1, y2) > view.height) continue;
-      const chosen = from === look.selected || to === look.selected;
+      const chosen = look.selected.has(from) || look.selected.has(to);
       const colour = chosen ? look.palette.accent : look.palette.wire;
       this.painted.wires++;
       if (y2 > y1) this.surface.wire(x1, y1, x2, y2, colour, chosen ? 2 * width : width);

@@ -4,6 +4,7 @@
  */
 
 import type { GraphData } from "./data";
+import { words } from "./words";
 
 export const enum Kind {
   Module,
@@ -26,6 +27,8 @@ export class Tree {
   readonly parent: number[] = [];
   readonly kind: Kind[] = [];
   readonly label: string[] = [];
+  /** Module path of a module; for other groups one that no module has. Empty for operations. */
+  readonly path: string[] = [];
   readonly children: number[][] = [];
   /** Operations inside. */
   readonly size: number[] = [];
@@ -40,10 +43,11 @@ export class Tree {
   readonly parameters = new Map<number, number[]>();
   /** For each item the wires between its children, as pairs. */
   readonly wires: number[][] = [];
+  #groups: Map<string, number> | null = null;
 
   constructor(readonly data: GraphData) {
     this.itemOf = new Int32Array(data.rows).fill(-1);
-    this.#add(Kind.Module, "", -1);
+    this.#add(Kind.Module, "", "", -1);
     this.#addOperations();
     this.#joinSingles();
     this.#foldAndSplit();
@@ -59,8 +63,25 @@ export class Tree {
     return this.kind[item] !== Kind.Operation;
   }
 
+  /** Whether an item stands for a place at which capture stopped. */
+  isBreak(item: number): boolean {
+    return this.data.breaks.length > 0 && this.data.breakAt(this.row[item] ?? -1) !== null;
+  }
+
   kids(item: number): readonly number[] {
     return this.children[item] ?? [];
+  }
+
+  /** The group of a path; -1 where there is none. */
+  groupAt(path: string): number {
+    if (this.#groups === null) {
+      this.#groups = new Map();
+      for (let item = 1; item < this.count; item++) {
+        const own = this.path[item] ?? "";
+        if (own !== "" && (this.parent[item] ?? -1) >= 0) this.#groups.set(own, item);
+      }
+    }
+    return this.#groups.get(path) ?? -1;
   }
 
   /** The items around one, outermost first, without the whole graph and itself. */
@@ -77,11 +98,12 @@ export class Tree {
     for (const child of this.kids(item)) yield* this.rowsOf(child);
   }
 
-  #add(kind: Kind, label: string, parent: number, row = -1): number {
+  #add(kind: Kind, label: string, path: string, parent: number, row = -1): number {
     const item = this.parent.length;
     this.parent.push(parent);
     this.kind.push(kind);
     this.label.push(label);
+    this.path.push(path);
     this.children.push([]);
     this.size.push(0);
     this.repeat.push(1);
@@ -102,9 +124,7 @@ export class Tree {
       const code = data.moduleCode(row);
       let group = byCode[code] ?? -1;
       if (group < 0) byCode[code] = group = this.#module(data.modules[code] ?? "", byPath);
-      const ends = data.op(row) === "input" || data.op(row) === "parameter";
-      const label = ends ? `${data.op(row)} · ${data.name(row)}` : data.op(row);
-      this.itemOf[row] = this.#add(Kind.Operation, label, group, row);
+      this.itemOf[row] = this.#add(Kind.Operation, this.#labelOf(row), "", group, row);
     }
     for (const [row, reader] of own) {
       const item = this.itemOf[reader] ?? -1;
@@ -113,6 +133,14 @@ export class Tree {
       if (rows === undefined) this.parameters.set(item, [row]);
       else rows.push(row);
     }
+  }
+
+  #labelOf(row: number): string {
+    const { data } = this;
+    const stopped = data.breakAt(row);
+    if (stopped !== null) return words.breakLabel(stopped.reason);
+    const ends = data.op(row) === "input" || data.op(row) === "parameter";
+    return ends ? `${data.op(row)} · ${data.name(row)}` : data.op(row);
   }
 
   #module(path: string, byPath: Map<string, number>): number {
@@ -126,7 +154,7 @@ export class Tree {
       const prefix = path.slice(0, end);
       const item = byPath.get(prefix);
       if (item === undefined) {
-        at = this.#add(Kind.Module, prefix.slice(prefix.lastIndexOf(".") + 1), at);
+        at = this.#add(Kind.Module, prefix.slice(prefix.lastIndexOf(".") + 1), prefix, at);
         byPath.set(prefix, at);
       } else at = item;
       end += 1;
@@ -211,7 +239,8 @@ export class Tree {
       const inside = kids.slice(at, at + period * copies);
       const first = this.label[inside[0] ?? 0] ?? "";
       const last = this.label[inside[inside.length - 1] ?? 0] ?? "";
-      const repeat = this.#add(Kind.Repeat, `${first} … ${last}`, -1);
+      const label = `${first} … ${last}`;
+      const repeat = this.#add(Kind.Repeat, label, `${this.path[item] ?? ""}/${label}`, -1);
       this.#adopt(repeat, inside);
       this.repeat[repeat] = copies;
       this.parent[repeat] = item;
@@ -239,7 +268,8 @@ export class Tree {
     this.children[item] = [];
     for (let start = 0; start < kids.length; start += length) {
       const part = kids.slice(start, start + length);
-      const run = this.#add(Kind.Run, `${start + 1}–${start + part.length}`, item);
+      const label = `${start + 1}–${start + part.length}`;
+      const run = this.#add(Kind.Run, label, `${this.path[item] ?? ""}/${label}`, item);
       this.#adopt(run, part);
       this.#split(run);
     }
@@ -261,7 +291,7 @@ export class Tree {
     }
     for (let at = order.length - 1; at >= 0; at--) {
       const item = order[at] ?? 0;
-      if (this.kind[item] === Kind.Operation) this.size[item] = 1;
+      if (this.kind[item] === Kind.Operation) this.size[item] = this.isBreak(item) ? 0 : 1;
       const parent = this.parent[item] ?? -1;
       if (parent >= 0) this.size[parent] = (this.size[parent] ?? 0) + (this.size[item] ?? 0);
     }

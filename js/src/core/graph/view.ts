@@ -1,408 +1,359 @@
-/** The graph of a call: an outline to read and to steer by, a picture to look at, and the details of one item. */
+/**
+ * The graph of a call: an outline to read and to steer by, a picture to look at, and the details of one item. Where it
+ * was rewritten, the graph as captured and as it runs stand beside each other and move together.
+ */
 
-import { button, download, element } from "../dom";
-import { CanvasSurface, SvgSurface } from "../surface";
-import { applyPalette, onThemeChange, type Palette, paletteOf } from "../theme";
-import type { Kind, View } from "../view";
-import { words } from "../words";
-import { bytesInWords, type Colouring, colourings } from "./colours";
-import { GraphData } from "./data";
-import { Layout } from "./layout";
-import { Outline } from "./outline";
-import { itemAt, paint, type Viewport } from "./paint";
+import { button, element } from "../dom";
+import { savers } from "../pictures";
+import { alarm, applyPalette, onThemeChange, type Palette, paletteOf } from "../theme";
+import { type Kind, onPlace, type Place, tellPlace, type View } from "../view";
+import { type After, afterOf, Pairing } from "./after";
+import { bar, choice, type Tools } from "./bar";
+import { type Colouring, colourings, withAlarms } from "./colours";
+import { columnsOf, type GraphData, graphOf, placeInWords } from "./data";
+import { detail } from "./detail";
+import type { Layout } from "./layout";
+import type { Look } from "./paint";
+import { itemOf, placeOf } from "./places";
+import { type Part, png, svg } from "./saved";
+import { Side } from "./side";
+import { STYLE } from "./style";
 import { Tree } from "./tree";
+import { words } from "./words";
 
-const MIN_SCALE = 0.004;
-const MAX_SCALE = 4;
-const MAP = { width: 150, height: 100 };
-/** Moves of the pointer, in pixels, up to which pressing and letting go is a click. */
-const STILL = 4;
-/** Levels are opened at the start while what shows is no more than this. */
-const GLANCE = 48;
-const MAX_LINKS = 12;
-/** The scale from which on labels can be read. */
-const READABLE = 0.75;
-const MAX_PICTURE = 8192;
+/** An item of a graph: 0 is the one as captured, 1 as it runs. */
+interface Choice {
+  readonly side: number;
+  readonly item: number;
+}
 
 export class GraphView implements View {
-  readonly tree: Tree;
-  readonly layout: Layout;
   readonly #root: HTMLElement;
-  readonly #picture: HTMLElement;
-  readonly #canvas: HTMLCanvasElement;
-  readonly #map: HTMLCanvasElement;
   readonly #detail: HTMLElement;
-  readonly #legend: HTMLElement;
-  readonly #hitCount: HTMLElement;
-  readonly #search: HTMLInputElement;
-  readonly #outline: Outline;
+  readonly #legend = element("div", { class: "dsl-legend" });
+  readonly #hitCount = element("span", { class: "dsl-hits", role: "status" });
+  readonly #sides: readonly Side[];
+  readonly #pairing: Pairing | null;
+  /** Chooses which graphs show; null where there is but one. */
+  readonly #shows: HTMLSelectElement | null = null;
   readonly #colourings: readonly Colouring[];
   readonly #endings: (() => void)[] = [];
   #colouring: Colouring;
   #palette: Palette;
-  #viewport: Viewport = { x: 0, y: 0, scale: 1, width: 0, height: 0 };
-  #selected = -1;
-  #hits: number[] = [];
+  #active = 0;
+  #visible: readonly number[];
+  #selected: Choice | null = null;
+  #hits: readonly number[] = [];
   #hit = -1;
+  #wanted = "";
   #depth: number;
-  #frame = 0;
-  #fitted = false;
+  #placed = false;
 
   constructor(
     readonly host: HTMLElement,
     readonly data: GraphData,
     readonly title: string,
+    after: After | null = null,
   ) {
-    this.tree = new Tree(data);
-    this.layout = new Layout(this.tree);
-    this.#depth = this.layout.openUpTo(GLANCE);
-    this.#colourings = colourings(this.tree);
+    const trees = [new Tree(data), ...(after === null ? [] : [new Tree(after.data)])];
+    const [before, now] = trees;
+    this.#pairing =
+      after !== null && before !== undefined && now !== undefined
+        ? new Pairing(before, now, after.becomes)
+        : null;
+    const made = colourings(trees);
+    this.#colourings = made.map((one) => withAlarms(one, trees));
     this.#colouring = this.#colourings[0] as Colouring;
-    this.#outline = new Outline(this.layout, {
-      toggle: (item, open) => this.setOpen(item, open),
-      select: (item) => this.select(item, true),
-    });
-    this.#canvas = element("canvas", { "aria-hidden": "true" });
-    this.#map = element("canvas", { class: "dsl-map", "aria-hidden": "true" });
-    this.#picture = element(
-      "div",
-      { class: "dsl-picture", role: "img", "aria-label": words.picture, title: words.wheel },
-      this.#canvas,
-      this.#map,
-    );
+    this.#palette = paletteOf(host);
+    this.#sides = trees.map((tree, side) => this.#side(tree, side, trees.length > 1));
+    this.#visible = trees.map((_, side) => side);
+    this.#depth = Math.max(...this.#sides.map((side) => side.depth));
     this.#detail = element("div", {
       class: "dsl-detail",
       role: "region",
       "aria-live": "polite",
       "aria-label": title,
     });
-    this.#legend = element("div", { class: "dsl-legend" });
-    this.#hitCount = element("span", { class: "dsl-hits", role: "status" });
-    this.#search = element("input", {
-      type: "search",
-      "aria-label": words.search,
-      placeholder: words.search,
-    });
+    if (trees.length > 1) {
+      const options = words.sides.map((said, side) => [String(side), said] as const);
+      this.#shows = choice([["0,1", words.both], ...options], (which) =>
+        this.show(which.split(",").map(Number)),
+      );
+    }
     this.#root = element(
       "section",
       { class: "dsl-view dsl-graph", "aria-label": `${words.graph} ${title}` },
       this.#bar(),
-      element("div", { class: "dsl-main" }, this.#outline.element, this.#picture),
+      ...this.#broken(),
+      element(
+        "div",
+        { class: "dsl-main" },
+        ...this.#sides.map((side) => side.outline.element),
+        element("div", { class: "dsl-panes" }, ...this.#sides.map((side) => side.element)),
+      ),
       this.#legend,
       this.#detail,
     );
-    this.#palette = paletteOf(host);
     host.append(this.#root);
-    this.#listen();
+    this.#endings.push(
+      onThemeChange(host, () => this.#retheme()),
+      onPlace(this.#root, (place) => this.#hear(place)),
+    );
     this.#retheme();
+    this.#arrange();
     this.#describe();
-    this.#resize();
   }
 
   dispose(): void {
-    cancelAnimationFrame(this.#frame);
+    for (const side of this.#sides) side.pane.dispose();
     for (const end of this.#endings) end();
     this.#root.remove();
   }
 
-  /** Open or close an item. */
-  setOpen(item: number, open: boolean): void {
-    const before = this.layout.origin(item);
-    this.layout.set(item, open);
-    const after = this.layout.origin(item);
-    const { x, y } = this.#viewport;
-    this.#outline.refresh();
-    this.#show({ x: x + after.x - before.x, y: y + after.y - before.y });
+  /** The graph that the reader turned to last. */
+  get tree(): Tree {
+    return this.#current.tree;
   }
 
-  /** Show an item in detail, and bring it into the middle of the picture where that is asked for. */
-  select(item: number, center = false): void {
+  get layout(): Layout {
+    return this.#current.layout;
+  }
+
+  /** Open or close an item, and what it is on the other side. */
+  setOpen(item: number, open: boolean, side = this.#active): void {
+    this.#sides[side]?.setOpen(item, open);
+    const other = this.#sides[1 - side];
+    for (const twin of this.#pairing?.across(side, item) ?? []) {
+      if (other?.tree.isGroup(twin)) other.setOpen(twin, open);
+    }
+  }
+
+  /** Show an item in detail, what it is on the other side too; bring both into the middle where that is asked for. */
+  select(item: number, center = false, side = this.#active): void {
     if (item <= 0) return;
-    this.#selected = item;
-    this.layout.reveal(item);
-    this.#outline.refresh();
-    this.#outline.select(item);
+    this.#selected = { side, item };
+    this.#turnTo(side);
+    const twins = this.#pairing?.across(side, item) ?? [];
+    this.#sides.forEach((one, number) => one.select(number === side ? [item] : twins));
+    if (center) this.#sides[side]?.pane.center(item);
+    this.#align();
     this.#describe();
-    if (center) this.#center(item);
-    else this.#schedule();
   }
 
-  /** Everything in the window where it can be read then, else its beginning. */
+  /** Everything in the window where it can be read then, else its beginning; the first modules at the same height. */
   home(): void {
-    this.fit();
-    const { scale, width } = this.#viewport;
-    if (scale >= READABLE) return;
-    const across = Math.max(READABLE, Math.min(1, width / (this.layout.width[0] ?? 1)));
-    this.#show({ scale: across, x: ((this.layout.width[0] ?? 0) - width / across) / 2, y: 0 });
+    const scale = Math.min(...this.#panes.map((pane) => pane.homeScale));
+    for (const pane of this.#panes) pane.showAll(scale);
+    const [before, now] = this.#sides;
+    const first = before?.tree.kids(0).find((kid) => before.tree.isGroup(kid)) ?? 0;
+    const [twin] = this.#pairing?.across(0, first) ?? [];
+    if (before !== undefined && twin !== undefined && this.#visible.length > 1)
+      now?.pane.align(twin, before.pane, first, true);
   }
 
   /** Bring everything into the window. */
   fit(): void {
-    const { width, height } = this.#viewport;
-    const [whole, tall] = [this.layout.width[0] ?? 1, this.layout.height[0] ?? 1];
-    const scale = clamp(Math.min(width / whole, height / tall), MIN_SCALE, 1.25);
-    this.#show({ scale, x: (whole - width / scale) / 2, y: Math.min(0, (tall - height / scale) / 2) });
+    const scale = Math.min(...this.#panes.map((pane) => pane.fittingScale));
+    for (const pane of this.#panes) pane.showAll(scale);
+  }
+
+  /** Show both graphs, or one of them. */
+  show(which: readonly number[]): void {
+    this.#visible = which;
+    if (!which.includes(this.#active)) this.#turnTo(which[0] ?? 0);
+    this.#arrange();
   }
 
   /** Everything that is open, as an SVG file. */
   svg(): string {
-    const [width, height] = [this.layout.width[0] ?? 0, this.layout.height[0] ?? 0];
-    const surface = new SvgSurface(width, height, this.#palette.background);
-    paint(surface, this.layout, { x: 0, y: 0, scale: 1, width, height }, this.#look());
-    return surface.toString();
+    return svg(this.#parts());
   }
 
   /** Everything that is open, as a picture. */
   png(): Promise<Blob> {
-    const [width, height] = [this.layout.width[0] ?? 1, this.layout.height[0] ?? 1];
-    const scale = Math.min(2, MAX_PICTURE / Math.max(width, height));
-    const canvas = element("canvas", { width: Math.ceil(width * scale), height: Math.ceil(height * scale) });
-    this.#drawOn(canvas, { x: 0, y: 0, scale, width: canvas.width, height: canvas.height }, 1);
-    return new Promise((resolve, reject) => {
-      canvas.toBlob((blob) => (blob === null ? reject(new Error("no picture")) : resolve(blob)), "image/png");
+    return png(this.#parts());
+  }
+
+  get #current(): Side {
+    return this.#sides[this.#active] as Side;
+  }
+
+  get #panes(): Side["pane"][] {
+    return this.#visible.map((side) => (this.#sides[side] as Side).pane);
+  }
+
+  #side(tree: Tree, side: number, named: boolean): Side {
+    return new Side(tree, named ? (words.sides[side] ?? "") : "", {
+      toggle: (item, open) => this.setOpen(item, open, side),
+      select: (item) => this.#choose(item, true, side),
+      said: (item) => this.#colouring.said(side, item),
+      longest: (item) => this.#longest(side, item),
+      activate: () => this.#turnTo(side),
+      look: () => this.#look(side),
+      click: (item) => {
+        if (tree.isGroup(item)) this.setOpen(item, !this.#sides[side]?.layout.isOpen(item), side);
+        this.#choose(item, false, side);
+      },
+      pan: (dx, dy) => this.#panes.forEach((pane) => pane.pan(dx, dy)),
+      zoom: (factor, x, y) => this.#panes.forEach((pane) => pane.zoom(factor, x, y)),
+      sized: () => this.#place(),
     });
+  }
+
+  /** The longest of what colourings say of an item. */
+  #longest(side: number, item: number): string {
+    return this.#colourings
+      .map((one) => one.said(side, item))
+      .reduce((longest, said) => (said.length > longest.length ? said : longest), "");
   }
 
   #bar(): HTMLElement {
-    const colour = element(
-      "select",
-      {},
-      ...this.#colourings.map((one) => element("option", { value: one.id }, one.label)),
-    );
-    colour.addEventListener("change", () => {
-      this.#colouring = this.#colourings.find((one) => one.id === colour.value) ?? this.#colouring;
-      this.#describeColours();
-      this.#schedule();
-    });
-    this.#search.addEventListener("input", () => this.#find(this.#search.value));
-    this.#search.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") this.#step(event.shiftKey ? -1 : 1);
-      if (event.key === "Escape") {
-        this.#search.value = "";
-        this.#find("");
-      }
-    });
-    const file = this.title.replace(/[^\w.-]+/g, "_") || "graph";
-    return element(
-      "div",
-      { class: "dsl-bar", role: "toolbar", "aria-label": words.graph },
-      element("span", { class: "dsl-title" }, `${this.title}  ${words.operations(this.tree.size[0] ?? 0)}`),
-      this.#search,
-      button("‹", words.previous, () => this.#step(-1)),
-      button("›", words.next, () => this.#step(1)),
-      this.#hitCount,
-      button("⊟", words.less, () => this.#level(-1)),
-      button("⊞", words.more, () => this.#level(1)),
-      button("−", words.zoomOut, () => this.#zoom(1 / 1.4)),
-      button("+", words.zoomIn, () => this.#zoom(1.4)),
-      button("⤢", words.fit, () => this.fit()),
-      element("label", {}, words.colour, colour),
-      button("SVG", words.saveSvg, () =>
-        download(`${file}.svg`, new Blob([this.svg()], { type: "image/svg+xml" })),
-      ),
-      button("PNG", words.savePng, () => void this.png().then((blob) => download(`${file}.png`, blob))),
-    );
-  }
-
-  #listen(): void {
-    const observer = new ResizeObserver(() => this.#resize());
-    observer.observe(this.#picture);
-    this.#endings.push(
-      () => observer.disconnect(),
-      onThemeChange(this.host, () => this.#retheme()),
-    );
-    this.#picture.addEventListener(
-      "wheel",
-      (event) => {
-        if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
-        event.preventDefault();
-        const box = this.#picture.getBoundingClientRect();
-        this.#zoom(Math.exp(-event.deltaY / 300), event.clientX - box.left, event.clientY - box.top);
+    const tools: Tools = {
+      find: (text) => this.#find(text),
+      step: (by) => this.#step(by),
+      level: (by) => this.#level(by),
+      zoom: (factor) => this.#panes.forEach((pane) => pane.zoom(factor)),
+      fit: () => this.fit(),
+      colour: (id) => {
+        this.#colouring = this.#colourings.find((one) => one.id === id) ?? this.#colouring;
+        this.#current.outline.refresh();
+        this.#describeColours();
+        for (const pane of this.#panes) pane.schedule();
       },
-      { passive: false },
+    };
+    const size = words.operations(this.#sides[0]?.tree.size[0] ?? 0);
+    return bar(
+      `${this.title} · ${size}`,
+      this.#hitCount,
+      this.#colourings.map(({ id, label }) => [id, label] as const),
+      this.#shows,
+      savers(
+        this.title,
+        "graph",
+        () => this.svg(),
+        () => this.png(),
+      ),
+      tools,
     );
-    this.#picture.addEventListener("pointerdown", (event) => this.#press(event));
-    this.#map.addEventListener("pointerdown", (event) => this.#jump(event));
   }
 
-  #press(down: PointerEvent): void {
-    if (down.button !== 0) return;
-    const start = this.#viewport;
-    let moved = false;
-    const move = (event: PointerEvent): void => {
-      const [dx, dy] = [event.clientX - down.clientX, event.clientY - down.clientY];
-      moved ||= Math.hypot(dx, dy) > STILL;
-      if (!moved) return;
-      this.#picture.classList.add("dsl-dragging");
-      this.#show({ x: start.x - dx / start.scale, y: start.y - dy / start.scale });
-    };
-    const up = (event: PointerEvent): void => {
-      this.#picture.removeEventListener("pointermove", move);
-      this.#picture.removeEventListener("pointerup", up);
-      this.#picture.removeEventListener("pointercancel", up);
-      this.#picture.classList.remove("dsl-dragging");
-      if (!moved && event.type === "pointerup") this.#click(event);
-    };
-    this.#picture.setPointerCapture(down.pointerId);
-    this.#picture.addEventListener("pointermove", move);
-    this.#picture.addEventListener("pointerup", up);
-    this.#picture.addEventListener("pointercancel", up);
-  }
-
-  #click(event: PointerEvent): void {
-    const box = this.#picture.getBoundingClientRect();
-    const { x, y, scale } = this.#viewport;
-    const item = itemAt(
-      this.layout,
-      x + (event.clientX - box.left) / scale,
-      y + (event.clientY - box.top) / scale,
+  /** A line for the first place at which capture stopped, with a way to each. */
+  #broken(): HTMLElement[] {
+    const [first] = this.data.breaks;
+    if (first === undefined) return [];
+    const line = element(
+      "p",
+      { class: "dsl-broken", role: "note" },
+      element("span", {}, words.broken(placeInWords(first.file, first.line), first.reason)),
     );
-    if (item === 0) return;
-    if (this.tree.isGroup(item)) this.setOpen(item, !this.layout.isOpen(item));
-    this.select(item);
+    this.data.breaks.forEach((one, number) => {
+      const item = this.#sides[0]?.tree.itemOf[this.data.rowOfBreak(number)] ?? -1;
+      const sign = words.showBreak(number + 1);
+      const place = placeInWords(one.file, one.line) || one.reason;
+      line.append(button(sign, `${sign}: ${place}`, () => this.#choose(item, true, 0)));
+    });
+    return [line];
   }
 
-  #jump(event: PointerEvent): void {
-    event.stopPropagation();
-    const to = (at: PointerEvent): void => {
-      const box = this.#map.getBoundingClientRect();
-      const scale = this.#mapScale();
-      const { width, height, scale: zoom } = this.#viewport;
-      this.#show({
-        x: (at.clientX - box.left) / scale - width / zoom / 2,
-        y: (at.clientY - box.top) / scale - height / zoom / 2,
-      });
-    };
-    to(event);
-    this.#map.setPointerCapture(event.pointerId);
-    this.#map.onpointermove = to;
-    this.#map.onpointerup = () => (this.#map.onpointermove = null);
+  /** Select what the reader chose, and tell other views of it. */
+  #choose(item: number, center: boolean, side: number): void {
+    if (item <= 0) return;
+    this.select(item, center, side);
+    tellPlace(this.#root, placeOf((this.#sides[side] as Side).tree, item));
   }
 
-  #level(step: number): void {
-    this.#depth = Math.max(1, this.#depth + step);
-    this.layout.setDepth(this.#depth);
-    this.#outline.refresh();
+  /** Another view spoke of a place: select what is there, and tell nobody. */
+  #hear(place: Place): void {
+    const item = itemOf(this.tree, place);
+    if (item > 0) {
+      if (this.tree.isGroup(item)) this.setOpen(item, true);
+      this.select(item, true);
+    }
+  }
+
+  #turnTo(side: number): void {
+    if (this.#active === side) return;
+    this.#active = side;
+    if (!this.#visible.includes(side)) this.#visible = [side];
+    this.#find(this.#wanted);
+    this.#arrange();
+  }
+
+  /** Let show what is to show. */
+  #arrange(): void {
+    if (this.#shows !== null) this.#shows.value = this.#visible.join();
+    this.#sides.forEach((side, number) => {
+      const visible = this.#visible.includes(number);
+      side.show(visible, this.#visible.length > 1, number === this.#active);
+    });
+  }
+
+  /** The beginning, or what was selected, once all panes have a size. */
+  #place(): void {
+    if (this.#placed || !this.#panes.every((pane) => pane.isSized)) return;
+    this.#placed = true;
+    this.home();
+    if (this.#selected === null) return;
+    this.#sides[this.#selected.side]?.pane.center(this.#selected.item);
+    this.#align();
+  }
+
+  /** What is selected at the same height on both sides. */
+  #align(): void {
+    if (this.#selected === null || this.#pairing === null) return;
+    const { side, item } = this.#selected;
+    const [own, other] = [this.#sides[side], this.#sides[1 - side]];
+    const [twin] = this.#pairing.across(side, item);
+    if (own !== undefined && twin !== undefined) other?.pane.align(twin, own.pane, item);
+  }
+
+  #level(by: 1 | -1): void {
+    this.#depth = Math.max(1, this.#depth + by);
+    for (const { layout, outline } of this.#sides) {
+      layout.setDepth(this.#depth);
+      outline.refresh();
+    }
     this.fit();
   }
 
-  #zoom(factor: number, x = this.#viewport.width / 2, y = this.#viewport.height / 2): void {
-    const before = this.#viewport;
-    const scale = clamp(before.scale * factor, MIN_SCALE, MAX_SCALE);
-    this.#show({
-      scale,
-      x: before.x + x / before.scale - x / scale,
-      y: before.y + y / before.scale - y / scale,
-    });
-  }
-
-  #center(item: number): void {
-    const { x, y } = this.layout.origin(item);
-    const { width, height } = this.#viewport;
-    const scale = Math.max(this.#viewport.scale, 0.8);
-    const across = this.layout.width[item] ?? 0;
-    const down = Math.min(this.layout.height[item] ?? 0, height / scale);
-    this.#show({ scale, x: x + across / 2 - width / scale / 2, y: y + down / 2 - height / scale / 2 });
-  }
-
   #find(text: string): void {
-    const wanted = text.trim().toLowerCase();
-    const { data, tree } = this;
-    const found = new Set<number>();
-    if (wanted !== "") {
-      for (let row = 0; row < data.rows; row++) {
-        const said = `${data.op(row)}\n${data.name(row)}\n${data.module(row)}`.toLowerCase();
-        if (said.includes(wanted)) found.add(tree.itemOf[row] ?? 0);
-      }
-    }
-    found.delete(-1);
-    this.#hits = [...found];
+    this.#wanted = text.trim().toLowerCase();
+    const found = this.#sides.map((side) => side.find(this.#wanted));
+    this.#hits = found[this.#active] ?? [];
     this.#hit = -1;
-    this.#hitCount.textContent = wanted === "" ? "" : words.hits(-1, this.#hits.length);
-    this.#schedule();
+    this.#hitCount.textContent = this.#wanted === "" ? "" : words.hits(-1, this.#hits.length);
   }
 
-  #step(by: number): void {
+  #step(by: 1 | -1): void {
     const count = this.#hits.length;
     if (count === 0) return;
     this.#hit = (this.#hit + by + count + (this.#hit < 0 && by < 0 ? 1 : 0)) % count;
     this.#hitCount.textContent = words.hits(this.#hit, count);
-    this.select(this.#hits[this.#hit] ?? 0, true);
+    this.#choose(this.#hits[this.#hit] ?? 0, true, this.#active);
   }
 
   #describe(): void {
-    const { tree, data } = this;
-    const item = this.#selected;
-    if (item <= 0) {
-      this.#detail.replaceChildren(data.rows === 0 ? words.empty : words.nothing);
+    if (this.#selected === null) {
+      this.#detail.replaceChildren(this.data.rows === 0 ? words.empty : words.nothing);
       return;
     }
-    const row = tree.row[item] ?? -1;
-    const facts: [string, Node | string][] = [];
-    if (row >= 0) {
-      const bytes = data.bytes(row);
-      facts.push([
-        words.result,
-        `${data.dtype(row)}[${data.shape(row)}]${bytes > 0 ? `, ${bytesInWords(bytes)}` : ""}`,
-      ]);
-      if (data.module(row) !== "") facts.push([words.module, data.module(row)]);
-      if (data.place(row) !== "") facts.push([words.cell, data.place(row)]);
-      if (data.hasMarks) facts.push([words.byMark, words.marks[data.mark(row)]]);
-      const weights = tree.parameters.get(item) ?? [];
-      if (weights.length > 0) {
-        facts.push([
-          words.weights,
-          weights.map((one) => `${data.name(one)} [${data.shape(one)}]`).join(", "),
-        ]);
-      }
-      facts.push(
-        [words.reads, this.#links([...data.inputsOf(row)])],
-        [words.readBy, this.#links(this.#readers(row))],
-      );
-    } else {
-      facts.push([
-        words.operations(tree.size[item] ?? 0),
-        (tree.repeat[item] ?? 1) > 1 ? words.copies(tree.repeat[item] ?? 1) : "",
-      ]);
-    }
-    const heading = row >= 0 ? `${data.op(row)}  ${data.name(row)}` : (tree.label[item] ?? "");
-    const list = element("dl", {});
-    for (const [name, value] of facts) {
-      list.append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
-    }
-    this.#detail.replaceChildren(element("strong", {}, heading), list);
-  }
-
-  #readers(row: number): number[] {
-    const { data } = this;
-    const found: number[] = [];
-    for (let other = 0; other < data.rows; other++) {
-      for (const input of data.inputsOf(other)) if (input === row) found.push(other);
-    }
-    return [...new Set(found)];
-  }
-
-  #links(rows: readonly number[]): Node | string {
-    const operations = [...new Set(rows.map((row) => this.tree.itemOf[row] ?? -1))].filter(
-      (item) => item > 0 && item !== this.#selected,
+    this.#detail.replaceChildren(
+      ...detail({
+        sides: this.#sides.map(({ tree }) => tree),
+        pairing: this.#pairing,
+        ...this.#selected,
+        go: (side, item) => this.#choose(item, true, side),
+      }),
     );
-    if (operations.length === 0) return words.none;
-    const links = element("span", { class: "dsl-links" });
-    for (const item of operations.slice(0, MAX_LINKS)) {
-      links.append(
-        button(this.tree.label[item] ?? "", this.tree.label[item] ?? "", () => this.select(item, true)),
-      );
-    }
-    if (operations.length > MAX_LINKS) links.append(`+ ${operations.length - MAX_LINKS}`);
-    return links;
   }
 
   #describeColours(): void {
     this.#legend.replaceChildren(
-      ...this.#colouring.legend(this.#palette).map(([colour, meaning]) => {
-        const sample = element("i", { "aria-hidden": "true" });
-        sample.style.background = colour;
-        return element("span", {}, sample, meaning);
+      ...this.#colouring.legend(this.#palette).map(([background, meaning]) => {
+        const range = background.includes("gradient");
+        const sample = element("i", { "aria-hidden": "true", class: range ? "dsl-range" : undefined });
+        sample.style.background = background;
+        return element("span", {}, ...(background === "" ? [] : [sample]), meaning);
       }),
     );
   }
@@ -410,88 +361,35 @@ export class GraphView implements View {
   #retheme(): void {
     this.#palette = paletteOf(this.host);
     applyPalette(this.#root, this.#palette);
+    this.#root.style.setProperty("--dsl-alarm", alarm(this.#palette));
     this.#describeColours();
-    this.#schedule();
+    for (const { pane } of this.#sides) pane.schedule();
   }
 
-  #resize(): void {
-    const { clientWidth: width, clientHeight: height } = this.#picture;
-    if (width === 0 || height === 0) return;
-    this.#viewport = { ...this.#viewport, width, height };
-    if (this.#fitted) this.#schedule();
-    else {
-      this.#fitted = true;
-      this.home();
-    }
-    this.#draw();
-  }
-
-  #show(change: Partial<Viewport>): void {
-    this.#viewport = { ...this.#viewport, ...change };
-    this.#schedule();
-  }
-
-  #schedule(): void {
-    cancelAnimationFrame(this.#frame);
-    this.#frame = requestAnimationFrame(() => this.#draw());
-  }
-
-  #draw(): void {
-    const { width, height } = this.#viewport;
-    if (width === 0 || height === 0) return;
-    const ratio = this.host.ownerDocument.defaultView?.devicePixelRatio ?? 1;
-    this.#drawOn(this.#canvas, this.#viewport, ratio);
-    const scale = this.#mapScale();
-    const [across, down] = [(this.layout.width[0] ?? 0) * scale, (this.layout.height[0] ?? 0) * scale];
-    const map = { x: 0, y: 0, scale, width: Math.max(24, across), height: Math.max(24, down) };
-    const whole =
-      (this.layout.width[0] ?? 0) * this.#viewport.scale <= width &&
-      (this.layout.height[0] ?? 0) * this.#viewport.scale <= height;
-    this.#map.style.display = whole ? "none" : "block";
-    if (whole) return;
-    const context = this.#drawOn(this.#map, map, ratio);
-    if (context === null) return;
-    const { x, y, scale: zoom } = this.#viewport;
-    context.strokeStyle = this.#palette.accent;
-    context.lineWidth = 1.5;
-    context.strokeRect(x * scale, y * scale, (width / zoom) * scale, (height / zoom) * scale);
-  }
-
-  #mapScale(): number {
-    return Math.min(MAP.width / (this.layout.width[0] ?? 1), MAP.height / (this.layout.height[0] ?? 1));
-  }
-
-  #drawOn(canvas: HTMLCanvasElement, viewport: Viewport, ratio: number): CanvasRenderingContext2D | null {
-    const [width, height] = [Math.round(viewport.width * ratio), Math.round(viewport.height * ratio)];
-    if (canvas.width !== width || canvas.height !== height) {
-      canvas.width = width;
-      canvas.height = height;
-      canvas.style.width = `${viewport.width}px`;
-      canvas.style.height = `${viewport.height}px`;
-    }
-    const context = canvas.getContext("2d");
-    if (context === null) return null;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.fillStyle = this.#palette.background;
-    context.fillRect(0, 0, viewport.width, viewport.height);
-    paint(new CanvasSurface(context), this.layout, viewport, this.#look());
-    return context;
-  }
-
-  #look(): Parameters<typeof paint>[3] {
+  #look(side: number): Look {
+    const { found, selected } = this.#sides[side] as Side;
     return {
       palette: this.#palette,
-      selected: this.#selected,
-      found: new Set(this.#hits),
-      fill: (item) => this.#colouring.fill(item, this.#palette),
+      selected,
+      found,
+      fill: (item) => this.#colouring.fill(side, item, this.#palette),
+      said: (item) => this.#colouring.said(side, item),
     };
   }
-}
 
-function clamp(value: number, least: number, most: number): number {
-  return Math.min(most, Math.max(least, Number.isFinite(value) ? value : least));
+  #parts(): Part[] {
+    return this.#visible.map((number) => {
+      const side = this.#sides[number] as Side;
+      return { layout: side.layout, look: this.#look(number), title: side.name };
+    });
+  }
 }
 
 export const graph: Kind = {
-  make: (host, table, title) => new GraphView(host, new GraphData(table), title),
+  make: async (host, table, title) => {
+    const columns = columnsOf(table);
+    const after = await afterOf(table, columns);
+    return new GraphView(host, graphOf(table, columns), title, after);
+  },
+  style: STYLE,
 };

@@ -34,7 +34,7 @@ export function raceTable(race: Race): HTMLElement {
 function rank(candidate: Candidate): number {
   const { ended } = candidate;
   if (ended === undefined) return 1e9;
-  return ended.median_ms ?? 2e9;
+  return Number.isFinite(ended.median_ms) ? (ended.median_ms ?? 0) : 2e9;
 }
 
 function row(candidate: Candidate, span: readonly [number, number] | null, scale: number): HTMLElement {

@@ -1,5 +1,6 @@
 /** How a run stands: a fold over its events and over what its steps measured, the same live and from a file. */
 
+import { clip } from "../clip";
 import { MalformedData, type Table } from "../packed";
 import type { AnyEvent, CandidateEnded, LiveMeasured } from "../../protocol";
 import { checkedEvent } from "./events";
@@ -21,6 +22,7 @@ export interface Race {
   decided: boolean;
   measured?: LiveMeasured;
   readonly candidates: Map<string, Candidate>;
+  moreCandidates: number;
 }
 
 /** One series of measured values; columns grow at their end. */
@@ -35,6 +37,10 @@ export interface Curve {
 
 const MAX_REMARKS = 200;
 const MAX_RACES = 200;
+/** Candidates of one race. */
+const MAX_CANDIDATES = 100;
+/** Series that are kept, as in `base/series.py`; values of more are counted. */
+const MAX_CURVES = 1000;
 /** Seconds that the rate of steps is taken over, for the time that remains. */
 const WINDOW_S = 20;
 
@@ -58,8 +64,10 @@ export class RunState {
   skew = 0;
   readonly #progress: { at: number; done: number }[] = [];
 
-  constructor(phase: Phase) {
+  /** `before` is what was known of the same run, where a new table tells it anew: the rate of its steps goes on. */
+  constructor(phase: Phase, before?: RunState) {
     this.phase = phase;
+    if (before !== undefined) this.#progress.push(...before.#progress);
   }
 
   /** Take in a table: the whole run, or what is new. `nowS` is this page's clock. */
@@ -116,6 +124,7 @@ export class RunState {
         reason: "",
         decided: false,
         candidates: new Map(),
+        moreCandidates: 0,
       };
       if (this.races.size < MAX_RACES) this.races.set(graph, race);
     }
@@ -126,7 +135,7 @@ export class RunState {
     switch (event.kind) {
       case "run_started":
         this.verb = event.verb;
-        this.startedAt ??= event.at_s;
+        if (isNumber(event.at_s)) this.startedAt ??= event.at_s;
         break;
       case "graph_captured": {
         const race = this.#race(event.graph);
@@ -135,10 +144,10 @@ export class RunState {
         break;
       }
       case "candidate_started":
-        this.#race(event.graph).candidates.set(event.candidate, { name: event.candidate });
+        this.#candidate(event.graph, { name: event.candidate });
         break;
       case "candidate_ended":
-        this.#race(event.graph).candidates.set(event.candidate, { name: event.candidate, ended: event });
+        this.#candidate(event.graph, { name: event.candidate, ended: event });
         break;
       case "plan_chosen":
         this.#race(event.graph).chosen = event.candidate;
@@ -166,12 +175,12 @@ export class RunState {
         this.#remark("fallback", event.reason);
         break;
       case "progressed":
-        this.#advance(event.done, event.total, event.unit, event.at_s);
+        if (isNumber(event.done)) this.#advance(event.done, event.total, event.unit, event.at_s);
         break;
       case "run_ended":
         if (this.phase !== "lost") this.phase = "ended";
         this.reason = event.reason;
-        this.endedAt = event.at_s;
+        this.endedAt = isNumber(event.at_s) ? event.at_s : null;
         break;
       case "measured":
         for (const [name, value] of Object.entries(event.values)) this.#add(name, event.step, value);
@@ -183,6 +192,14 @@ export class RunState {
     }
   }
 
+  #candidate(graph: string, candidate: Candidate): void {
+    const race = this.#race(graph);
+    const { candidates } = race;
+    if (candidates.size < MAX_CANDIDATES || candidates.has(candidate.name)) {
+      candidates.set(candidate.name, candidate);
+    } else race.moreCandidates++;
+  }
+
   #remark(kind: "note" | "break" | "fallback", text: string): void {
     if (this.remarks.length < MAX_REMARKS) this.remarks.push({ kind, text });
     else this.moreRemarks++;
@@ -191,7 +208,7 @@ export class RunState {
   #advance(done: number, total: unknown, unit: unknown, at: number): void {
     this.done = done;
     this.total = isNumber(total) && total >= 0 ? total : null;
-    if (typeof unit === "string") this.unit = unit;
+    if (typeof unit === "string") this.unit = clip(unit, 60);
     const progress = this.#progress;
     const last = progress.at(-1);
     if (last !== undefined && (at < last.at || done < last.done)) progress.length = 0; // a clock was set, or it began anew
@@ -204,7 +221,8 @@ export class RunState {
       this.#count(table.meta.get("values"), 0);
       return;
     }
-    const { words, codes } = table.text("series");
+    const { words: series, codes } = table.text("series");
+    const words = series.map((name) => clip(name));
     const [steps, values] = [table.integers("step"), table.floats("value")];
     for (let row = 0; row < table.rows; row++) {
       this.#add(words[codes[row] ?? 0] ?? "", steps[row] ?? 0, values[row] ?? NaN);
@@ -219,6 +237,7 @@ export class RunState {
   #add(name: string, step: number, value: number | null): void {
     let curve = this.curves.get(name);
     if (curve === undefined) {
+      if (this.curves.size >= MAX_CURVES) return;
       curve = { step: [], value: [], last: NaN, least: NaN, most: NaN, count: 0 };
       this.curves.set(name, curve);
     }

@@ -4,11 +4,11 @@ export const STYLE = `
 .dsl-run .dsl-body{overflow:auto;padding:8px 10px 10px;min-height:0}
 .dsl-run .dsl-phase{display:inline-flex;align-items:center;gap:6px;color:var(--dsl-faint)}
 .dsl-run .dsl-phase::before{content:"";width:9px;height:9px;border-radius:50%;background:var(--dsl-faint)}
-.dsl-run[data-phase=live] .dsl-phase::before{background:var(--dsl-accent);animation:dsl-pulse 1.6s infinite}
+.dsl-run[data-phase=live] .dsl-phase::before{background:var(--dsl-accent)}
 .dsl-run[data-phase=stopping] .dsl-phase::before{background:#c77700}
 .dsl-run[data-phase=lost] .dsl-phase::before{background:#c0362c}
-@keyframes dsl-pulse{50%{opacity:.35}}
-@media (prefers-reduced-motion:reduce){.dsl-run .dsl-phase::before{animation:none!important}}
+@media (prefers-reduced-motion:no-preference){
+.dsl-run[data-phase=live][data-beat=true] .dsl-phase::before{opacity:.4}}
 .dsl-run .dsl-stop{border-color:#c0362c;font-weight:600}
 .dsl-run .dsl-progress{display:flex;gap:6px 14px;align-items:center;flex-wrap:wrap;color:var(--dsl-faint);
 margin:0 0 6px}

@@ -4,19 +4,21 @@ import { button, element } from "../dom";
 import type { Table } from "../packed";
 import { applyPalette, onThemeChange, paletteOf } from "../theme";
 import { Curves } from "./curves";
+import { Numbers } from "./numbers";
 import type { Controls, Kind, LiveView } from "../view";
 import { raceTable } from "./race";
 import { RunState } from "./state";
 import { STYLE } from "./style";
-import { digits, words } from "./words";
+import { words } from "./words";
 
 /** Pause between two drawings, in milliseconds: nobody reads numbers faster. */
 const DRAWN_MS = 150;
+/** Seconds without a word after which the reader is told so. */
+const SILENT_S = 10;
 const SHOWN_RACES = 20;
-const SHOWN_CURVES = 200;
 
 export class RunView implements LiveView {
-  readonly state: RunState;
+  #state: RunState;
   readonly #root: HTMLElement;
   readonly #phase = element("span", { class: "dsl-phase", role: "status" });
   readonly #stop: HTMLButtonElement;
@@ -26,13 +28,15 @@ export class RunView implements LiveView {
   readonly #clock = element("span", {});
   readonly #races = element("div", {});
   readonly #curves = new Curves();
-  readonly #measured = element("div", {});
+  readonly #numbers = new Numbers();
   readonly #remarks = element("div", {});
   readonly #endings: (() => void)[] = [];
   #controls: Controls | null = null;
   #drawing = 0;
   #ticking = 0;
   #drawnAt = -Infinity;
+  #heardAt = now();
+  #beat = false;
 
   constructor(
     readonly host: HTMLElement,
@@ -41,7 +45,7 @@ export class RunView implements LiveView {
   ) {
     const live =
       table.meta.get("live") === true || ["live", "stopping"].includes(String(table.meta.get("state")));
-    this.state = new RunState(live ? "lost" : "ended");
+    this.#state = new RunState(live ? "lost" : "ended");
     this.#stop = button(words.stop, words.stopLabel, () => this.#controls?.stop());
     this.#stop.className = "dsl-stop";
     this.#stop.hidden = true;
@@ -62,15 +66,15 @@ export class RunView implements LiveView {
         this.#progress,
         this.#races,
         this.#curves.element,
-        this.#measured,
+        this.#numbers.element,
         this.#remarks,
       ),
     );
-    this.state.take(table, now());
+    this.#state.take(table, now());
     this.#root.dataset["saved"] = String(live);
     const themed = (): void => {
       applyPalette(this.#root, paletteOf(host));
-      this.#curves.draw(this.state.curves, paletteOf(host));
+      this.#curves.draw(this.#state.curves, paletteOf(host));
     };
     themed();
     this.#endings.push(onThemeChange(host, themed));
@@ -85,15 +89,26 @@ export class RunView implements LiveView {
     this.#root.remove();
   }
 
-  /** Take in what is new. */
-  push(table: Table): void {
-    this.state.take(table, now());
+  get state(): RunState {
+    return this.#state;
+  }
+
+  /** Take in what is new, or all anew where it holds everything from the beginning. */
+  push(table: Table, first = false): void {
+    this.#heardAt = now();
+    this.#beat = !this.#beat;
+    if (first) {
+      const before = this.#state;
+      const fresh = new RunState(before.phase === "ended" ? "lost" : before.phase, before);
+      fresh.take(table, now()); // a table that is malformed changes nothing
+      this.#state = fresh;
+    } else this.#state.take(table, now());
     this.#schedule();
   }
 
   /** What a kernel offers now; null where there is none any more. */
   control(controls: Controls | null): void {
-    const { state } = this;
+    const state = this.#state;
     this.#controls = controls;
     if (controls !== null && state.phase === "lost") state.phase = "live";
     if (controls === null && (state.phase === "live" || state.phase === "stopping")) state.phase = "lost";
@@ -115,9 +130,11 @@ export class RunView implements LiveView {
 
   #draw(): void {
     this.#drawnAt = performance.now();
-    const { state } = this;
+    const state = this.#state;
     const running = state.phase === "live" || state.phase === "stopping";
     this.#root.dataset["phase"] = state.phase;
+    // The mark beats with the news. An animation would have the browser make sixty pictures a second beside the kernel.
+    this.#root.dataset["beat"] = String(this.#beat);
     const saved = this.#root.dataset["saved"] === "true" && state.phase === "lost";
     const phase = saved
       ? words.saved
@@ -135,13 +152,14 @@ export class RunView implements LiveView {
   }
 
   #drawProgress(running: boolean): void {
-    const { state } = this;
+    const state = this.#state;
     const told = state.done > 0 || state.total !== null;
     this.#bar.hidden = state.total === null || state.total === 0;
     if (state.total !== null && state.total > 0) this.#bar.value = Math.min(1, state.done / state.total);
     this.#far.textContent = told ? words.progress(state.done, state.total, state.unit) : "";
     const elapsed = state.elapsed(now());
-    const remaining = running ? state.remaining() : null;
+    const silent = now() - this.#heardAt;
+    const remaining = running && silent < SILENT_S ? state.remaining() : null;
     this.#clock.textContent = [
       elapsed === null || !(running || state.endedAt !== null)
         ? ""
@@ -149,13 +167,14 @@ export class RunView implements LiveView {
           ? words.elapsed(elapsed)
           : words.took(elapsed),
       remaining === null ? "" : words.remaining(remaining),
+      running && silent >= SILENT_S ? words.silent(silent) : "",
     ]
       .filter((text) => text !== "")
       .join(", ");
   }
 
   #drawRaces(): void {
-    const { state } = this;
+    const state = this.#state;
     const main = state.mainRace;
     if (main === undefined) return;
     const parts: Node[] = [];
@@ -166,7 +185,9 @@ export class RunView implements LiveView {
         ? [words.decided(race.chosen), race.reason].filter((text) => text !== "").join(": ")
         : words.undecided;
       const measured =
-        gain === undefined ? "" : `  ${words.gain(gain.speedup, gain.speedup_ci95[0], gain.speedup_ci95[1])}`;
+        gain === undefined || !Number.isFinite(gain.speedup)
+          ? ""
+          : `  ${words.gain(gain.speedup, gain.speedup_ci95[0], gain.speedup_ci95[1])}`;
       parts.push(
         element(
           "h3",
@@ -176,45 +197,21 @@ export class RunView implements LiveView {
         ),
       );
       if (race.candidates.size > 0) parts.push(raceTable(race));
+      if (race.moreCandidates > 0) parts.push(element("p", {}, words.more(race.moreCandidates)));
     }
     if (races.length > SHOWN_RACES) parts.push(element("p", {}, words.more(races.length - SHOWN_RACES)));
     this.#races.replaceChildren(...parts);
   }
 
   #drawMeasured(): void {
-    const { state } = this;
-    if (state.curves.size === 0) return;
-    this.#curves.draw(state.curves, paletteOf(this.host));
-    let shown = 0;
-    const rows: HTMLElement[] = [];
-    for (const [name, curve] of state.curves) {
-      shown += curve.count;
-      if (rows.length >= SHOWN_CURVES) continue;
-      const cells = [curve.last, curve.least, curve.most].map(digits);
-      rows.push(
-        element(
-          "tr",
-          {},
-          element("th", { scope: "row" }, name),
-          ...[...cells, String(curve.count)].map((text) => element("td", { class: "dsl-number" }, text)),
-        ),
-      );
-    }
-    const head = [words.series, words.last, words.least, words.most, words.number].map((title, place) =>
-      element("th", { scope: "col", class: place > 0 ? "dsl-number" : undefined }, title),
-    );
-    this.#measured.replaceChildren(
-      element("h3", {}, words.measured, element("small", {}, words.values(shown, state.values))),
-      element(
-        "div",
-        { class: "dsl-scroll", tabindex: 0, role: "region", "aria-label": words.measured },
-        element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)),
-      ),
-    );
+    const { curves, values } = this.#state;
+    if (curves.size === 0) return;
+    this.#curves.draw(curves, paletteOf(this.host));
+    this.#numbers.draw(curves, values);
   }
 
   #drawRemarks(): void {
-    const { remarks, moreRemarks } = this.state;
+    const { remarks, moreRemarks } = this.#state;
     if (remarks.length === 0) return;
     const items = remarks.map(({ kind, text }) => element("li", {}, `${words.kinds[kind]}: ${text}`));
     if (moreRemarks > 0) items.push(element("li", {}, words.more(moreRemarks)));

@@ -20,6 +20,7 @@ export const words = {
   elapsed: (seconds: number): string => `${duration(seconds)} so far`,
   took: (seconds: number): string => `took ${duration(seconds)}`,
   remaining: (seconds: number): string => `about ${duration(seconds)} left`,
+  silent: (seconds: number): string => `no news for ${duration(seconds)}`,
   race: (target: string, signature: string): string =>
     signature === "" ? target : `${target} (${signature})`,
   candidates: "Candidates",

@@ -15,8 +15,3 @@ export function colourOf(colour: number, palette: Palette): string {
   const rest = palette.dark ? "#8d939c" : "#858b94";
   return colour < 0 ? rest : (colours[colour % colours.length] ?? rest);
 }
-
-/** Where memory ran out. */
-export function alarmOf(palette: Palette): string {
-  return palette.dark ? "#ff8a80" : "#b3261e";
-}

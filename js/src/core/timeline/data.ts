@@ -4,6 +4,7 @@
  * State 0 is before the first event, state `n` after `n` of them.
  */
 
+import { clip } from "../clip";
 import { MalformedData, type Table } from "../packed";
 import { Extremes } from "./extremes";
 
@@ -71,7 +72,7 @@ export class TimelineData {
     this.device = textOf(meta.get("device"));
     this.contexts = contextsOf(meta.get("words"), meta.get("contexts"));
     const tick = numberOf(meta.get("tick_s"));
-    if (!(tick > 0)) throw new MalformedData("the timeline has no unit of time");
+    if (!(tick > 0) || !Number.isFinite(tick)) throw new MalformedData("the timeline has no unit of time");
     const at = table.integers("at");
     const first = Math.min(0, at[0] ?? 0); // 0 is the first event, of which a folded timeline may have no row
     let last = first;
@@ -79,6 +80,7 @@ export class TimelineData {
       last = Math.max(last, at[row] as number);
       at[row] = (last - first) * tick;
     }
+    if (!Number.isFinite(at[rows - 1] ?? 0)) throw new MalformedData("the timeline ends at no time");
     this.at = at;
     this.context = codesOf(table.integers("context"), this.contexts.length);
     this.charged = this.context.slice();
@@ -98,7 +100,10 @@ export class TimelineData {
     const events = numberOf(meta.get("events"));
     this.events = events >= 0 ? events : rows;
     const ended = meta.get("out_of_memory_at");
-    this.outOfMemoryAt = typeof ended === "number" && ended >= 0 && ended < 2 ** 53 ? ended * tick : null;
+    this.outOfMemoryAt =
+      typeof ended === "number" && ended >= 0 && ended < 2 ** 53 && Number.isFinite(ended * tick)
+        ? ended * tick
+        : null;
     this.end = Math.max(at[rows - 1] ?? 0, this.outOfMemoryAt ?? 0, 1e-6);
   }
 
@@ -262,7 +267,8 @@ function contextsOf(words: unknown, columns: unknown): Context[] {
     unknown[],
     unknown[],
   ];
-  const word = (code: unknown): string => textOf(words[typeof code === "number" ? code : -1]);
+  const known = (words as unknown[]).map(textOf); // once: a word may be long, and contexts are many
+  const word = (code: unknown): string => known[typeof code === "number" ? code : -1] ?? "";
   return category.map((code, row) => ({
     category: word(code),
     module: word(module[row]),
@@ -273,7 +279,7 @@ function contextsOf(words: unknown, columns: unknown): Context[] {
 }
 
 function textOf(value: unknown): string {
-  return typeof value === "string" ? value.toWellFormed() : "";
+  return typeof value === "string" ? clip(value) : "";
 }
 
 function numberOf(value: unknown): number {

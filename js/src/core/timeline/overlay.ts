@@ -1,5 +1,6 @@
 /** What lies over the areas and changes with every move of the mouse: the cursor, the selected range, a tip. */
 
+import { sized } from "../pictures";
 import { CanvasSurface } from "../surface";
 import type { Palette } from "../theme";
 import type { Window } from "./columns";
@@ -62,14 +63,7 @@ function tip(
 /** The drawing context of an empty canvas of a size in CSS pixels. */
 export function cleared(canvas: HTMLCanvasElement, { width, height }: Size): CanvasRenderingContext2D | null {
   const ratio = canvas.ownerDocument.defaultView?.devicePixelRatio ?? 1;
-  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-  }
-  const context = canvas.getContext("2d");
-  context?.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const context = sized(canvas, width, height, ratio);
   context?.clearRect(0, 0, width, height);
   return context;
 }

@@ -1,11 +1,11 @@
 /** The picture: areas stacked over time, axes, and marks; its cost goes with its pixels, not with the events. */
 
+import { bytesInWords, timeInWords } from "../quantities";
 import type { Surface } from "../surface";
-import type { Palette } from "../theme";
-import { alarmOf, colourOf } from "./colours";
+import { alarm, type Palette } from "../theme";
+import { colourOf } from "./colours";
 import { columns, type Window } from "./columns";
 import type { TimelineData } from "./data";
-import { bytesInWords, timeInWords } from "./quantities";
 import type { Stack } from "./stack";
 import { words } from "./words";
 
@@ -168,7 +168,7 @@ function marks(surface: Surface, data: TimelineData, scale: Scale, palette: Pale
   if (data.rows === 0) return;
   const peak = bytesInWords(data.totals[data.peak] ?? 0);
   flag(data.timeOf(data.peak), words.peakLabel(peak), 8, palette.text, 1);
-  if (data.outOfMemoryAt !== null) flag(data.outOfMemoryAt, words.outOfMemory, 22, alarmOf(palette), 2.5);
+  if (data.outOfMemoryAt !== null) flag(data.outOfMemoryAt, words.outOfMemory, 22, alarm(palette), 2.5);
 }
 
 /** The room that `legend` takes. */

@@ -1,10 +1,11 @@
 /** What the picture shows, as tables and sentences: at the cursor, in the selected range, and block by block. */
 
 import { button, element } from "../dom";
+import { bytesInWords, timeInWords } from "../quantities";
 import type { Palette } from "../theme";
+import { isInside } from "../view";
 import { colourOf } from "./colours";
 import type { Context, TimelineData } from "./data";
-import { bytesInWords, timeInWords } from "./quantities";
 import type { Stack } from "./stack";
 import { words } from "./words";
 
@@ -27,11 +28,6 @@ export interface Cursor {
 /** `cell.py:3`, or empty where it is not known. */
 export function placeOf({ file, line }: Context): string {
   return file === "" ? "" : `${file}:${line}`;
-}
-
-/** Whether a context is a module's or of what is inside of it. */
-export function isInside(context: Context, module: string): boolean {
-  return module !== "" && (context.module === module || context.module.startsWith(`${module}.`));
 }
 
 export class Panel {
@@ -164,7 +160,7 @@ export class Panel {
       stack === null ? "" : words.highlighted(module, value(state), value(this.data.peak));
     for (const row of this.#blocks.tBodies[0]?.rows ?? []) {
       const context = this.data.contexts[Number(row.dataset["context"])];
-      row.classList.toggle("dsl-told", context !== undefined && isInside(context, this.#module));
+      row.classList.toggle("dsl-told", context !== undefined && isInside(context.module, this.#module));
     }
   }
 
@@ -179,7 +175,7 @@ export class Panel {
       const share = total > 0 ? `${((100 * bytes) / total).toFixed(bytes >= total / 10 ? 0 : 1)} %` : "";
       return element(
         "tr",
-        { "data-context": context, class: isInside(about, this.#module) ? "dsl-told" : undefined },
+        { "data-context": context, class: isInside(about.module, this.#module) ? "dsl-told" : undefined },
         size(bytes),
         element("td", { class: "dsl-number" }, share),
         element("td", { class: "dsl-number" }, blocks.toLocaleString("en")),

@@ -1,15 +1,17 @@
 /** Memory over time: a picture to look at and to steer, and beside it in tables what the picture shows. */
 
-import { button, download, element } from "../dom";
+import { button, element } from "../dom";
+import { pngOf, savers } from "../pictures";
+import { bytesInWords, timeInWords } from "../quantities";
 import { CanvasSurface, SvgSurface } from "../surface";
 import { applyPalette, onThemeChange, type Palette, paletteOf } from "../theme";
-import { type Kind, onPlace, tellPlace, type View } from "../view";
+import { type Kind, onPlace, type Place, tellPlace, type View } from "../view";
 import type { Window } from "./columns";
 import { type Context, TimelineData } from "./data";
 import { legend, legendHeight, MARGIN, paint, type Scale, scaleOf } from "./paint";
 import { cleared, paintOver } from "./overlay";
 import { type AliveAt, type Cursor, Panel, placeOf } from "./panel";
-import { bytesInWords, timeInWords } from "./quantities";
+import { stateOf } from "./places";
 import { byCategory, byModule, moduleLevels, ofModule, type Stack } from "./stack";
 import { listen } from "./steer";
 import { STYLE } from "./style";
@@ -92,7 +94,7 @@ export class TimelineView implements View {
     this.#endings.push(
       () => observer.disconnect(),
       onThemeChange(host, () => this.#retheme()),
-      onPlace(this.#root, ({ module }) => this.highlight(module)),
+      onPlace(this.#root, (place) => this.hear(place)),
     );
     listen(this.#picture, this);
     this.#retheme();
@@ -239,6 +241,13 @@ export class TimelineView implements View {
     this.#draw();
   }
 
+  /** Another view told of a place: let its module stand out, and go to where it first allocates. */
+  hear(place: Place): void {
+    this.highlight(place.module);
+    const state = stateOf(this.data, place);
+    if (state > 0) this.moveTo({ time: this.data.timeOf(state), state });
+  }
+
   hover(time: number | null): void {
     this.#hover = time === null ? null : this.pick(time);
     this.#draw(false);
@@ -274,9 +283,7 @@ export class TimelineView implements View {
     context.fillStyle = this.#palette.background;
     context.fillRect(0, 0, width, height);
     this.#paintSaved(new CanvasSurface(context), width);
-    return new Promise((resolve, reject) => {
-      canvas.toBlob((blob) => (blob === null ? reject(new Error("no picture")) : resolve(blob)), "image/png");
-    });
+    return pngOf(canvas);
   }
 
   #paintSaved(surface: CanvasSurface | SvgSurface, width: number): void {
@@ -297,7 +304,6 @@ export class TimelineView implements View {
     if (data.device !== "") said.push(data.device);
     if (data.outOfMemoryAt !== null) said.push(words.outOfMemory);
     const summary = element("span", {}, data.rows === 0 ? words.empty : said.join(", "));
-    const file = this.title.replace(/[^\w.-]+/g, "_").slice(0, 100) || "memory";
     return element(
       "div",
       { class: "dsl-bar", role: "toolbar", "aria-label": words.tools },
@@ -311,10 +317,12 @@ export class TimelineView implements View {
       button("−", words.zoomOut, () => this.zoomOut()),
       button("+", words.zoomIn, () => this.zoomIn()),
       button("⤢", words.all, () => this.reset()),
-      button("SVG", words.saveSvg, () =>
-        download(`${file}.svg`, new Blob([this.svg()], { type: "image/svg+xml" })),
+      ...savers(
+        this.title,
+        "memory",
+        () => this.svg(),
+        () => this.png(),
       ),
-      button("PNG", words.savePng, () => void this.png().then((blob) => download(`${file}.png`, blob))),
     );
   }
 

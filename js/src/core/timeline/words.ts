@@ -26,8 +26,6 @@ export const words = {
   begin: "Let the range begin at the cursor",
   end: "Let the range end at the cursor",
   peak: "Go to the peak",
-  saveSvg: "Save as SVG",
-  savePng: "Save as PNG",
   summary: (bytes: string, time: string, events: string): string => `peak ${bytes} at ${time}, ${events}`,
   events: (number: number): string => count(number, "event"),
   foldedEvents: (number: number): string => `${count(number, "event")}, folded`,

@@ -1,13 +1,14 @@
 /** A matrix as colours: read cell by cell, zoomed to a part. */
 
-import { button, download, element } from "../../dom";
+import { button, element } from "../../dom";
+import { pngOf, savers, sized } from "../../pictures";
 import { type Box, CanvasSurface } from "../../surface";
 import { applyPalette, onThemeChange, type Palette, paletteOf } from "../../theme";
 import type { Kind, View } from "../../view";
 import { Ramp } from "../colours";
 import { type Column, type Cut, cutOf } from "../columns";
 import { said } from "../numbers";
-import { choice, fileName, follow, noteOf, pngOf, Readout, sized, toggle } from "../parts";
+import { choice, follow, noteOf, Readout, toggle } from "../parts";
 import { SHARED } from "../style";
 import { Grid } from "../table/grid";
 import { words } from "../words";
@@ -115,7 +116,6 @@ export class HeatmapView implements View {
       ["mean", words.mean],
       ["max", words.max],
     ] as const;
-    const file = fileName(this.title, "heatmap");
     return element(
       "div",
       { class: "dsl-bar", role: "toolbar", "aria-label": words.heatmap },
@@ -131,13 +131,11 @@ export class HeatmapView implements View {
         this.#twin.hidden = !on;
         this.#refreshTwin();
       }),
-      button("SVG", words.saveSvg, () =>
-        download(`${file}.svg`, new Blob([this.svg()], { type: "image/svg+xml" })),
-      ),
-      button(
-        "PNG",
-        words.savePng,
-        () => void pngOf(this.#canvas).then((blob) => download(`${file}.png`, blob)),
+      ...savers(
+        this.title,
+        "heatmap",
+        () => this.svg(),
+        () => pngOf(this.#canvas),
       ),
     );
   }

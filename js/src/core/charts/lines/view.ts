@@ -2,12 +2,13 @@
 
 import uPlot from "uplot";
 import { button, download, element } from "../../dom";
+import { fileName, pngOf } from "../../pictures";
 import { applyPalette, onThemeChange, type Palette, paletteOf } from "../../theme";
 import type { Kind, View } from "../../view";
 import { seriesColour, SERIES } from "../colours";
 import { type Cut, cutOf } from "../columns";
 import { logTicks, said, tickLabel, ticks } from "../numbers";
-import { fileName, noteOf, pngOf, Readout, swatch, toggle } from "../parts";
+import { noteOf, Readout, swatch, toggle } from "../parts";
 import { LINES, SHARED } from "../style";
 import { Grid, MAX_ROWS as GRID_ROWS } from "../table/grid";
 import { words } from "../words";

@@ -2,7 +2,8 @@
 
 import type { Palette } from "../../theme";
 import { packedColour, Ramp, SERIES, seriesColour } from "../colours";
-import { clip, type Column } from "../columns";
+import { clip } from "../../clip";
+import type { Column } from "../columns";
 import { extent, said } from "../numbers";
 import { swatch } from "../parts";
 import { element } from "../../dom";

@@ -1,12 +1,13 @@
 /** Rows as points: any two columns against each other, coloured by a third, chosen by a box. */
 
-import { button, download, element } from "../../dom";
+import { clip } from "../../clip";
+import { button, element } from "../../dom";
+import { pngOf, savers, sized } from "../../pictures";
 import { MalformedData, type Table } from "../../packed";
 import { type Box, CanvasSurface, SvgSurface } from "../../surface";
 import { applyPalette, onThemeChange, type Palette, paletteOf } from "../../theme";
 import type { Kind, View } from "../../view";
 import {
-  clip,
   type Column,
   columnsOf,
   cutOf,
@@ -17,7 +18,7 @@ import {
   textOf,
 } from "../columns";
 import { extent } from "../numbers";
-import { choice, fileName, follow, noteOf, pngOf, Readout, sized, toggle } from "../parts";
+import { choice, follow, noteOf, Readout, toggle } from "../parts";
 import { Axis, boxOf, innerOf, ordered, type Range, roomy } from "../plane";
 import { SHARED } from "../style";
 import { Grid } from "../table/grid";
@@ -156,7 +157,6 @@ export class ScatterView implements View {
   #bar(): HTMLElement {
     const numbers = this.#numbers.map((one) => [one.name, one.label] as const);
     const column = (name: string): NumberColumn => this.#numbers.find((one) => one.name === name) ?? this.#x;
-    const file = fileName(this.title, "scatter");
     return element(
       "div",
       { class: "dsl-bar", role: "toolbar", "aria-label": words.scatter },
@@ -180,10 +180,12 @@ export class ScatterView implements View {
       button("⤢", words.fit, () => this.fit()),
       ...this.#selectionTools,
       this.#rowsButton,
-      button("SVG", words.saveSvg, () =>
-        download(`${file}.svg`, new Blob([this.svg()], { type: "image/svg+xml" })),
+      ...savers(
+        this.title,
+        "scatter",
+        () => this.svg(),
+        () => this.#png(),
       ),
-      button("PNG", words.savePng, () => void this.#png().then((blob) => download(`${file}.png`, blob))),
     );
   }
 

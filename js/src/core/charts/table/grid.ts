@@ -4,8 +4,9 @@
  * Only the rows in sight are in the page. Charts show their rows with it as well.
  */
 
+import { clip } from "../../clip";
 import { element } from "../../dom";
-import { clip, type Column, isMissing, textAt } from "../columns";
+import { type Column, isMissing, textAt } from "../columns";
 import { words } from "../words";
 import { bestOf, type Direction, sorted } from "./order";
 

@@ -1,11 +1,12 @@
 /** Any packed table: sorted, filtered, copied and saved. */
 
 import { button, download, element } from "../../dom";
+import { fileName } from "../../pictures";
 import { MalformedData, type Table } from "../../packed";
 import { applyPalette, onThemeChange, paletteOf } from "../../theme";
 import type { Kind, View } from "../../view";
 import { type Column, columnsOf, cutOf } from "../columns";
-import { fileName, noteOf } from "../parts";
+import { noteOf } from "../parts";
 import { SHARED } from "../style";
 import { words } from "../words";
 import { filtered } from "./filter";
