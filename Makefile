@@ -21,11 +21,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-views lint lab bench bench-views fuzz clean
+.PHONY: help setup demo test test-views test-versions lint lab bench bench-views fuzz clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: $(KERNELS) $(VIEWS) ## make .venv with everything in it, compile the kernels, build the views; seconds when nothing changed
 
@@ -37,6 +37,9 @@ test: setup lint test-views ## every check and every test (what continuous integ
 
 test-views: setup $(CHROMIUM) ## the tests of the views, in Node and in a real browser
 	$(JLPM) test
+
+test-versions: setup $(CHROMIUM) ## the views' tests in JupyterLab 4.2, Notebook 7 and with ipykernel 6.31, in environments of their own
+	cd js && ../$(BIN)/python tests/versions.py
 
 lint: setup ## style, formatting, types and the direction of imports
 	$(BIN)/ruff check .

@@ -13,14 +13,14 @@ from deepseek_lab.base.settings import settings
 from deepseek_lab.base.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from deepseek_lab.engine.api import optimize, wait
+    from deepseek_lab.engine.api import optimize, profile, wait
     from deepseek_lab.notebook.track import track
 
-__all__ = ["DeepseekError", "UsageError", "optimize", "settings", "track", "wait"]
+__all__ = ["DeepseekError", "UsageError", "optimize", "profile", "settings", "track", "wait"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"optimize", "wait"}:
+    if name in {"optimize", "profile", "wait"}:
         from deepseek_lab.engine import api
 
         return getattr(api, name)

@@ -13,7 +13,7 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -278,18 +278,21 @@ class EventLog:
     def emit(self, event: Event) -> None:
         """Append and tell the listeners, outside of the lock."""
         if isinstance(event, Measured):
-            self._run = event.run
-            self.series.add(event.step, event.at_s, event.values)
+            self.measured(event.run, event.step, event.values, event.at_s)
+            return
+        with self._lock:
+            if isinstance(event, Progressed):
+                self._progress[event.run] = event
+            else:
+                self._events.append(event)
             listeners = self._listeners
-        else:
-            with self._lock:
-                if isinstance(event, Progressed):
-                    self._progress[event.run] = event
-                else:
-                    self._events.append(event)
-                listeners = list(self._listeners)
         for listener in listeners:
             listener(event)
+
+    def measured(self, run: str, step: int, values: Mapping[str, float], at_s: float) -> None:
+        """Append what a step measured. Listeners are not told: a loop does this a thousand times a second."""
+        self._run = run
+        self.series.add(step, at_s, values)
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``listener`` for every later event; returns the function that stops it."""

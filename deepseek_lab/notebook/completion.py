@@ -10,7 +10,7 @@ from typing import Any
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from deepseek_lab.base.settings import settings
-from deepseek_lab.notebook.grammar import VERBS, Form, OperandKind, Verb
+from deepseek_lab.notebook.grammar import VERBS, Flag, Form, OperandKind, Verb
 from deepseek_lab.notebook.plan import resolve
 
 _LINE = re.compile(r"\s*(?P<percent>%%?)(?:deepseek|ds_(?P<verb>\w+))\s+(?P<words>.*)", re.DOTALL)
@@ -38,9 +38,7 @@ def _candidates(words: list[str], fragment: str, form: Form, namespace: Mapping[
     verb = VERBS.get(words[0])
     if verb is None:
         return []
-    flags = {f"--{flag.name}": flag for flag in verb.all_flags()}
-    flags |= {f"-{flag.short}": flag for flag in verb.all_flags() if flag.short}
-    previous = flags.get(words[-1])
+    previous = _flag(verb, words[-1])
     if previous is not None and previous.kind != "switch":
         if previous.name == "like":
             return _children(fragment, namespace)
@@ -57,6 +55,17 @@ def _candidates(words: list[str], fragment: str, form: Form, namespace: Mapping[
     return ()
 
 
+def _flag(verb: Verb, word: str) -> Flag | None:
+    return next(
+        (
+            one
+            for one in verb.all_flags()
+            if word == f"--{one.name}" or (one.short and word == f"-{one.short}")
+        ),
+        None,
+    )
+
+
 def _kind(verb: Verb, words: list[str]) -> OperandKind | None:
     given = 0
     skip = False
@@ -69,6 +78,30 @@ def _kind(verb: Verb, words: list[str]) -> OperandKind | None:
     if given < len(verb.operands):
         return verb.operands[given].kind
     return verb.operands[-1].kind if verb.operands and verb.operands[-1].many else None
+
+
+def in_statement(text: str) -> bool:
+    """Whether the cursor is in the code behind one of our magics."""
+    match = _LINE.fullmatch(text)
+    if match is None or match["percent"] == "%%":
+        return False
+    *words, fragment = re.split(r"\s+", match["words"])
+    if match["verb"]:
+        words.insert(0, match["verb"])
+    verb = VERBS.get(words[0]) if words else None
+    if verb is None or not verb.takes_code or fragment.startswith("-"):
+        return False
+    flag = _flag(verb, words[-1]) if len(words) > 1 else None
+    return flag is None or flag.kind == "switch"
+
+
+def _names(text: str, completer: Any) -> SimpleMatcherResult:
+    """Completion of code behind a magic, which the shell leaves alone: a name, or an attribute of one."""
+    match = re.search(r"[\w.]*$", text)
+    token = match.group() if match else ""
+    words = completer.attr_matches(token) if "." in token else completer.global_matches(token)
+    completions = [SimpleCompletion(word, type="magic") for word in words]
+    return SimpleMatcherResult(completions=completions, matched_fragment=token, suppress=True)
 
 
 def _children(fragment: str, namespace: Mapping[str, Any]) -> list[str]:
@@ -98,6 +131,8 @@ def matcher(shell: Any) -> Any:
 
     @context_matcher(identifier="deepseek_lab")  # type: ignore[untyped-decorator, unused-ignore]
     def deepseek_matcher(context: CompletionContext) -> SimpleMatcherResult:
+        if in_statement(context.text_until_cursor):
+            return _names(context.text_until_cursor, shell.Completer)
         found = complete(context.text_until_cursor, shell.user_ns)
         if found is None:
             return SimpleMatcherResult(completions=[])

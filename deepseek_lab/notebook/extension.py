@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -64,14 +65,35 @@ class NotebookHost:
 
         # The bundle itself, raw: asking every formatter of the shell costs more than all else that we do.
         show: Callable[..., Any] = display
-        handle = show(shown.bundle(), raw=True, display_id=True)
-        return lambda: handle.update(shown.bundle(), raw=True)
+        handle = show(shown.bundle(), metadata=shown.metadata(), raw=True, display_id=True)
+        return lambda: handle.update(shown.bundle(), metadata=shown.metadata(), raw=True)
 
     def say(self, text: str) -> None:
         """One line of the cell's own output."""
         from deepseek_lab.notebook.host import say
 
         say(text)
+
+    def prepare(self, body: str) -> tuple[str, Callable[[], Any]]:
+        """Compile text as the shell compiles a cell: the file name of its code, and what runs it and gives its value.
+
+        ``await`` at the top level is not allowed here.
+        """
+        __tracebackhide__ = True
+        shell = self._shell
+        transformed = shell.transform_cell(body)
+        name = shell.compile.cache(transformed, raw_code=body)
+        tree = shell.transform_ast(shell.compile.ast_parse(transformed, filename=name))
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        code = shell.compile(tree, name, "exec")
+        value = None if last is None else shell.compile(ast.Expression(last.value), name, "eval")
+
+        def run() -> Any:
+            __tracebackhide__ = True
+            exec(code, shell.user_ns)
+            return None if value is None else eval(value, shell.user_ns)
+
+        return name, run
 
     def cells(self) -> list[tuple[int, str]]:
         """What ran without an error in this session."""
@@ -105,7 +127,7 @@ class Extension:
         if host.updates:
             questions.accept(host)
         self._before: list[tuple[str, str, Any]] = []
-        for kind, functions in Magics(shell, host, self.regions).functions().items():
+        for kind, functions in Magics(host, self.regions).functions().items():
             table = shell.magics_manager.magics[kind]
             for name, function in functions.items():
                 self._before.append((kind, name, table.get(name)))

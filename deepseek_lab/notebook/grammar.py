@@ -13,7 +13,7 @@ Value = str | int | float | bool | tuple[str, ...]
 """What a flag's text becomes."""
 
 FlagKind = Literal["switch", "name", "text", "choice", "int", "float", "seconds", "names", "path", "cells"]
-OperandKind = Literal["object", "report", "directory", "setting", "text", "verb"]
+OperandKind = Literal["object", "report", "directory", "setting", "text", "verb", "code"]
 Form = Literal["cell", "line", "script"]
 
 
@@ -69,6 +69,11 @@ class Verb:
     """Pairs of what to type and what it does."""
     common: bool = True
     """Whether the flags that every verb has apply."""
+
+    @property
+    def takes_code(self) -> bool:
+        """Whether the line form ends in a statement, which is taken as it was typed."""
+        return any(operand.kind == "code" for operand in self.operands)
 
     def all_flags(self) -> tuple[Flag, ...]:
         """The verb's own flags, then the common ones."""
@@ -141,6 +146,41 @@ VERBS: dict[str, Verb] = {
             ),
         ),
         Verb(
+            "profile",
+            "says where time and memory go, by line, module and operator, while the cell runs as it is",
+            ("cell", "line", "script"),
+            (Operand("STATEMENT", "code", "what to run and profile; without it, the last profile again"),),
+            (
+                Flag("against", "a profile bound by --to, to compare with line by line", "name", "NAME"),
+                Flag(
+                    "trace",
+                    "write what was recorded for Perfetto, as JSON",
+                    "path",
+                    "PATH",
+                    choices=(".json",),
+                ),
+            ),
+            (
+                ("%%deepseek profile", "this cell, by line, module and operator"),
+                ("%ds_profile train_epoch(model)", "one statement"),
+                ("%%ds_profile --to before --trace step.json", "kept by name, and written for Perfetto"),
+                ("%%ds_profile --against before", "what has changed since"),
+                ("python -m deepseek_lab profile train.py", "a whole script"),
+            ),
+        ),
+        Verb(
+            "memory",
+            "shows what memory held while the cell ran, and for what: every allocation by module, line and purpose",
+            ("cell", "line", "script"),
+            (Operand("STATEMENT", "code", "what to run and record; without it, the last recording again"),),
+            (),
+            (
+                ("%%deepseek memory", "this cell"),
+                ("%ds_memory train_step(model)", "one statement"),
+                ("%%ds_memory --save memory.html", "also as a page that holds every event"),
+            ),
+        ),
+        Verb(
             "why",
             "explains for each graph what was chosen, what every candidate did, and where capture broke",
             ("line",),
@@ -158,11 +198,33 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "graph",
-            "shows the captured graph to explore, as a picture and as text, with the cell line of each operation",
+            "shows the captured graph to explore, as a picture and as text, with the cell line of each operation and, "
+            "on request, what each costs",
             ("line",),
             (_REPORT,),
-            (),
-            (("%deepseek graph --save graph.html", "the last graph, also as a file"),),
+            (
+                Flag(
+                    "profile",
+                    "run the graph once more, node by node, and measure each operation: time, FLOP, bytes, values",
+                    "switch",
+                ),
+                Flag(
+                    "gradients",
+                    "with --profile, also differentiate the sum of the outputs once (which is no loss of yours)",
+                    "switch",
+                ),
+                Flag(
+                    "seconds",
+                    "with --profile, about how long to measure",
+                    "seconds",
+                    "SECONDS",
+                    default="5",
+                ),
+            ),
+            (
+                ("%deepseek graph --save graph.html", "the last graph, also as a file"),
+                ("%deepseek graph --profile", "where the time goes, and what the values are"),
+            ),
         ),
         Verb(
             "export",

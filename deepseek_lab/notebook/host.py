@@ -45,6 +45,9 @@ class Host(Protocol):
     def cells(self) -> list[tuple[int, str]]:
         """Numbers and texts of the cells that ran without an error."""
 
+    def prepare(self, body: str) -> tuple[str, Callable[[], Any]]:
+        """Compile text as a cell: the file name of its code, and what runs it and gives its value."""
+
 
 def say(text: str, *, error: bool = False) -> None:
     """Print for somebody at a terminal."""
@@ -129,6 +132,14 @@ class ScriptHost:
 
         again()
         return again
+
+    def prepare(self, body: str) -> tuple[str, Callable[[], Any]]:
+        """A terminal has no lines to type statements on.
+
+        Raises:
+            TargetError: always.
+        """
+        raise TargetError("a statement needs a notebook", hint="python -m deepseek_lab profile SCRIPT.py")
 
     def cells(self) -> list[tuple[int, str]]:
         """The script is the only cell."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from deepseek_lab.notebook import verbs
 from deepseek_lab.notebook.grammar import VERBS
 from deepseek_lab.notebook.help import overview, verb_help
 from deepseek_lab.notebook.host import Host
-from deepseek_lab.notebook.parse import parse, split
+from deepseek_lab.notebook.parse import parse, split_line
 from deepseek_lab.notebook.plan import plan
 from deepseek_lab.notebook.regions import Regions
 from deepseek_lab.notebook.show import Shown
@@ -31,8 +30,7 @@ def present(error: DeepseekError, *, note: str = "") -> DeepseekError:
 class Magics:
     """``%deepseek`` and ``%%deepseek``, and an alias of each verb."""
 
-    def __init__(self, shell: Any, host: Host, regions: Regions) -> None:
-        self._shell = shell
+    def __init__(self, host: Host, regions: Regions) -> None:
         self._host = host
         self._regions = regions
 
@@ -40,7 +38,7 @@ class Magics:
         """``%deepseek ...``, and the call that a header line has become."""
         is_header = text.startswith("%%")
         try:
-            return self._regions.open(text) if is_header else self._do(split(text))
+            return self._regions.open(text) if is_header else self._do(split_line(text))
         except DeepseekError as error:
             raise present(error, note=_NOT_RUN if is_header else "") from None
 
@@ -63,23 +61,11 @@ class Magics:
             return shown
         error = True
         try:
-            value = self._run_body(body)
+            value = self._host.prepare(body)[1]()
             error = False
         finally:
             self._regions.close(header, error=error)
         return value
-
-    def _run_body(self, body: str) -> Any:
-        __tracebackhide__ = True
-        shell = self._shell
-        transformed = shell.transform_cell(body)
-        name = shell.compile.cache(transformed, raw_code=body)
-        tree = shell.transform_ast(shell.compile.ast_parse(transformed, filename=name))
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(shell.compile(tree, name, "exec"), shell.user_ns)
-        if last is None:
-            return None
-        return eval(shell.compile(ast.Expression(last.value), name, "eval"), shell.user_ns)
 
     def functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
         """Every magic by kind and name, each with the grammar's help as its docstring."""

@@ -13,6 +13,7 @@ from deepseek_lab.base.errors import UsageError, nearest
 from deepseek_lab.notebook.grammar import VERBS, Flag, Form, Value, Verb
 
 PREFIXES: dict[Form, str] = {"cell": "%%deepseek", "line": "%deepseek", "script": "python -m deepseek_lab"}
+_VALUE = re.compile(r"\s*(\"[^\"]*\"|'[^']*'|\S+)")
 _CELLS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
@@ -69,6 +70,34 @@ def split(text: str) -> list[str]:
         raise UsageError(f"a quotation mark is left open in {stripped!r}", hint="close it") from None
 
 
+def split_line(text: str) -> list[str]:
+    """Words of a line magic; the statement of a verb that takes one is the last word, as it was typed.
+
+    Raises:
+        UsageError: a quotation mark is left open.
+    """
+    head, _, rest = text.strip().partition(" ")
+    verb = VERBS.get(head)
+    if verb is None or not verb.takes_code:
+        return split(text)
+    words = [head]
+    while rest := rest.lstrip():
+        word, _, after = rest.partition(" ")
+        if not word.startswith("-") or word == "-":
+            return [*words, rest]
+        words.append(word)
+        rest = after
+        flag = verb.flag(word.lstrip("-")) or next(
+            (one for one in verb.all_flags() if word == f"-{one.short}"), None
+        )
+        if flag is not None and flag.kind != "switch" and "=" not in word:
+            value = _VALUE.match(rest)
+            if value is not None:
+                words += split(value.group())
+                rest = rest[value.end() :]
+    return words
+
+
 def find_verb(word: str, form: Form) -> Verb:
     """The verb called ``word``, if it can be typed in this form.
 
@@ -114,6 +143,11 @@ def parse(words: Sequence[str], form: Form) -> Command:
     while rest:
         word = rest.pop(0)
         if not word.startswith("-") or word == "-":
+            if form == "cell" and verb.takes_code:
+                raise UsageError(
+                    f"{verb.name} above a cell profiles the cell, and does not know what to do with {word!r}",
+                    hint=f"{PREFIXES['line']} {verb.name} {' '.join([word, *rest])}",
+                )
             if form == "script" and "cell" in verb.forms:
                 script, rest = (word, *rest), []
             else:

@@ -10,13 +10,18 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from deepseek_lab.base.events import Noted, RunStarted
 from deepseek_lab.base.report import OptimizeReport
 from deepseek_lab.notebook.ports import Run
 
 _PAGE = '<!doctype html><meta charset="utf-8"><title>deepseek_lab</title>\n{body}\n'
+
+
+def _sendable(text: str) -> str:
+    """The text as a kernel can send it: half of a character, which a name may hold, has no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class Shown:
@@ -33,10 +38,14 @@ class Shown:
 
     def bundle(self) -> dict[str, Any]:
         """The mime bundle."""
-        made: dict[str, Any] = {"text/plain": self._text}
+        made: dict[str, Any] = {"text/plain": _sendable(self._text)}
         if self._html:
             made["text/html"] = self._html
         return made
+
+    def metadata(self) -> dict[str, Any]:
+        """The bundle's metadata."""
+        return {}
 
     def save(self, path: Path) -> None:
         """Write .json data, an .html page or .md text."""
@@ -99,6 +108,15 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+class Widget(Protocol):
+    """What follows a live run in a front end without our extension."""
+
+    @property
+    def data(self) -> dict[str, Any]: ...
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+
+
 class ShownRun(Shown):
     """A live look at a run: attributes are its report's, ``to_dict()`` is the report as plain data.
 
@@ -109,6 +127,8 @@ class ShownRun(Shown):
         super().__init__("")
         self.run = run
         self._view = view
+        self.widget: Widget | None = None
+        """What follows the run where the front end has no extension of ours; only while it is under way."""
         self._empty = OptimizeReport.fold([RunStarted(run="", verb="optimize"), Noted(run="", text=reason)])
 
     @property
@@ -128,14 +148,19 @@ class ShownRun(Shown):
     def bundle(self) -> dict[str, Any]:
         """Text alone for ``--view text`` and where nothing was captured, else the report's static views."""
         if self._view == "text" or not self.report.graphs:
-            return {"text/plain": repr(self)}
+            return {"text/plain": _sendable(repr(self))}
         from deepseek_lab import views
 
         run = self.run
         if run is None:
             return views.bundle(self.report)
         live = run.working and self._view != "static"
-        return views.bundle(self.report, run.log, live=live, run=run.id)
+        made = views.bundle(self.report, run.log, live=live, run=run.id)
+        return made | self.widget.data if self.widget is not None and live else made
+
+    def metadata(self) -> dict[str, Any]:
+        """What the widget needs beside its place in the bundle."""
+        return self.widget.metadata if self.widget is not None else {}
 
     def save(self, path: Path) -> None:
         """Write the report as it stands now."""

@@ -119,3 +119,22 @@ def test_log_takes_events_from_many_threads() -> None:
     for number in range(4):
         mine = [event.text for event in log if event.run == str(number)]  # type: ignore[attr-defined]
         assert mine == [str(index) for index in range(200)]
+
+
+def test_values_that_are_read_while_they_are_added_are_all_there() -> None:
+    """What waits to be sorted in is neither lost nor there twice, however often somebody looks."""
+    log, total, ended = ev.EventLog(), 20_000, threading.Event()
+
+    def work() -> None:
+        for step in range(total):
+            log.measured("r", step, {"loss": float(step)}, 1.0)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    steps: list[int] = []
+    while not (over := ended.is_set()) or len(steps) < total:
+        steps.extend(log.series.since(len(steps)).step)
+        assert not over or len(steps) == total
+    thread.join()
+    assert steps == list(range(total))

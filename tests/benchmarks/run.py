@@ -16,6 +16,7 @@ TABLES = (
     ("waiting",),
     ("notebook_cost",),
     ("kernels",),
+    ("profile",),
 )
 
 

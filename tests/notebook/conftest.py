@@ -10,6 +10,31 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kernel import Kernel
 
+_TRAINING = """
+%load_ext deepseek_lab
+import torch, time
+from torch import nn
+model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 10))
+optimizer = torch.optim.AdamW(model.parameters())
+x, y = torch.randn(64, 256), torch.randint(10, (64,))
+def train(steps):
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+"""
+
+
+@pytest.fixture(scope="module")
+def training() -> Iterator[Kernel]:
+    """A kernel with the extension, a small model and its training loop."""
+    kernel = Kernel(PYTHONFAULTHANDLER="1")
+    kernel.ok(_TRAINING)
+    yield kernel
+    kernel.stop()
+
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Kernel]:

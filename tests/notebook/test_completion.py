@@ -44,5 +44,17 @@ def test_completions(recording: Kernel, text: str, expected: list[str]) -> None:
     assert sorted(_complete(recording, text)) == expected
 
 
+@pytest.mark.parametrize("head", ["%ds_profile ", "%deepseek profile -q ", "%ds_memory --to kept y = "])
+def test_statements_complete_as_python(recording: Kernel, head: str) -> None:
+    recording.ok("modular = 3\nimport math")
+    assert f"{head}modular" in _complete(recording, f"{head}modul")
+    assert f"{head}print(math.sqrt" in _complete(recording, f"{head}print(math.sq")
+
+
+def test_flags_before_a_statement_are_ours(recording: Kernel) -> None:
+    assert _complete(recording, "%ds_profile --tra") == ["%ds_profile --trace"]
+    assert _complete(recording, "%ds_profile --view te") == ["%ds_profile --view text"]
+
+
 def test_ordinary_lines_complete_as_ever(recording: Kernel) -> None:
     assert "modular" in _complete(recording, "modul")

@@ -87,6 +87,21 @@ def test_graph_knows_the_lines_of_its_cells(kernel: Kernel) -> None:
     assert ":9" in text, text
 
 
+def test_graph_is_measured_on_the_inputs_of_the_cell(kernel: Kernel) -> None:
+    kernel.ok("random = torch.get_rng_state()\ncosts = %deepseek graph --profile --gradients --seconds 1")
+    text = kernel.ok("print(costs)").stdout
+    assert "on the inputs of the call that was captured" in text
+    assert "16.8 MFLOP in products" in text  # four layers of 2 * 32 * 256 * 256
+    assert len([line for line in text.splitlines() if "layers." in line]) == 4
+    data = json.loads(kernel.ok("import json\nprint(json.dumps(costs.to_dict()['profiles'][0]))").stdout)
+    assert {one["backend"] for one in data["operations"] if one["op"] == "linear"} <= {"onnxruntime", "eager"}
+    assert all(one["gradient"] for one in data["operations"] if one["op"] in {"linear", "parameter"})
+    untouched = (
+        "torch.equal(random, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())"
+    )
+    assert kernel.value(untouched) == "True"
+
+
 def test_why_verify_status_doctor(kernel: Kernel) -> None:
     assert "onnxruntime" in (kernel.ok("%deepseek why r").result or "")
     assert "agree with eager" in (kernel.ok("%deepseek verify --inputs 2").result or "")

@@ -13,7 +13,7 @@ from deepseek_lab.notebook import cells, verbs
 from deepseek_lab.notebook.grammar import COMMON_FLAGS, VERBS
 from deepseek_lab.notebook.header import HeaderTransformer, command_of
 from deepseek_lab.notebook.help import overview, reference_markdown, verb_help
-from deepseek_lab.notebook.parse import Command, parse, split
+from deepseek_lab.notebook.parse import Command, parse, split, split_line
 from deepseek_lab.notebook.plan import plan, resolve
 
 
@@ -35,7 +35,9 @@ def test_examples_of_the_table_parse(name: str) -> None:
         if text.startswith("%%"):
             assert command_of(text).verb == name
         elif text.startswith("%"):
-            assert parse(split(text)[1:], "line").verb == name
+            magic, _, rest = text.partition(" ")
+            typed = rest if magic == "%deepseek" else f"{magic.removeprefix('%ds_')} {rest}"
+            assert parse(split_line(typed), "line").verb == name
         else:
             assert parse(split(text)[3:], "script").verb == name
 

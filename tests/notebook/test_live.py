@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from kernel import Kernel
 
+from deepseek_lab.base.events import EventLog
 from deepseek_lab.views import live
 
 LOOP = """
@@ -184,3 +185,32 @@ def test_a_loop_that_its_cell_leaves_has_ended(kernel: Kernel) -> None:
     assert kernel.ok("print(run.ended)").stdout == "ValueError after 4 steps\n"
     kernel.ok("for step in (run := deepseek_lab.track(range(9))):\n    if step == 4: break")
     assert kernel.ok("print(run.ended)").stdout == "left after 4 steps\n"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "period_s"), [(0.0, live.PERIOD_S), (5.0, 0.5), (3600.0, live.LONG_PERIOD_S)]
+)
+def test_a_long_run_is_told_less_often(age_s: float, period_s: float) -> None:
+    nothing = live.Source("run", EventLog(), stop=lambda: None, ended=lambda: False)
+    nothing.began_s -= age_s
+    assert nothing.period_s == pytest.approx(period_s, abs=0.05)
+
+
+def test_the_end_of_a_long_run_is_told_at_once(kernel: Kernel) -> None:
+    """However seldom a run is told of by then."""
+    page = Page(kernel)
+    cell = start(kernel, page, 100_000, 0.002)
+    page.send("comm_open", comm_id="g", target_name=live.TARGET, data={"run": page.run_of()})
+    page.listen(lambda: len(page.of("g")) >= 3)
+    # From now on the next message is an hour away.
+    kernel_side = """from deepseek_lab.views import live
+usual = live.LONG_PERIOD_S, live.MAX_PAUSE_S
+live.LONG_PERIOD_S = live.MAX_PAUSE_S = 3600.0
+for channel in live._channels:
+    channel.source.began_s -= 100_000.0"""
+    asked = page.send("execute_request", code=kernel_side, silent=True, store_history=False)
+    page.listen(lambda: asked in page.idle)
+    page.send("comm_msg", comm_id="g", data={"do": "stop"})
+    page.listen(lambda: page.closed("g") and cell in page.idle)
+    kernel.ok("live.LONG_PERIOD_S, live.MAX_PAUSE_S = usual")
+    assert meta(page.of("g")[-1])["state"] == "ended"

@@ -62,6 +62,36 @@ def test_graph_has_a_static_picture(decided: Kernel) -> None:
     assert len(page) < 200_000
 
 
+def test_graph_with_its_costs(decided: Kernel) -> None:
+    text = (
+        decided.ok("%deepseek graph --profile --gradients --seconds 2 --seed 3 --view text --to costs").result
+        or ""
+    )
+    assert decided.value("api.asked_profile") == repr(
+        (decided.value("api.recorded[-1].id")[1:-1], True, 2.0, 3)
+    )
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0].startswith("model(float32[2, 4]) 2 operations")
+    assert "on the inputs of the call" in lines
+    assert "by kind: linear 75.0% (1), relu 25.0% (1)" in lines
+    assert any(line.startswith("linear linear layers.0") and line.endswith("line 3") for line in lines), text
+    assert decided.value("costs.to_dict()['profiles'][0]['accounted']") == str(4e-3 / 4.2e-3)
+    decided.ok("picture = %deepseek graph --profile")
+    assert decided.value("api.asked_profile[1:]") == "(False, 5.0, None)"
+    page = decided.value("picture._repr_mimebundle_()['text/html']")
+    assert "by kind: linear" in page
+    assert len(page) < 200_000
+
+
+def test_flags_that_need_another_one_say_so(decided: Kernel) -> None:
+    for flag in ("--gradients", "--seconds 3"):
+        outcome = decided.run(f"%deepseek graph {flag}")
+        assert outcome.ename == "UsageError"
+        assert f"try: %deepseek graph --profile {flag}" in outcome.evalue
+    outcome = decided.run("%deepseek graph --profile --seconds 0")
+    assert (outcome.ename, "--seconds 5" in outcome.evalue) == ("UsageError", True)
+
+
 def test_verify(decided: Kernel) -> None:
     text = decided.ok("%deepseek verify --inputs 5").result or ""
     assert text.startswith("verify  all 1 agree with eager on 5 fresh inputs each")

@@ -1,0 +1,335 @@
+"""Windows of a cell in which every operator is recorded, by PyTorch's own profiler, below the lines and modules that
+called it.
+
+While a window is open Python tells about each call and each line of the user's (``sys.settrace``), and a range of the
+profiler's is opened for it. Between windows nothing of ours is in the way of the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import linecache
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePath
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.autograd.profiler import profile
+
+from deepseek_lab.measure.profiler.frames import kind_of
+from deepseek_lab.measure.profiler.sampler import Place
+
+MIN_S, MAX_S = 0.005, 1.0
+"""A window ends with a round of the loop that it is in, after the first of these, and in any case after the second."""
+COST = 0.012
+"""Share of a cell's time that windows may cost."""
+COLLECTING = 0.6
+"""What it costs to collect events, in times of what it costs to read them when a window is closed."""
+MAX_MARKS, MAX_MARKS_WHOLE = 8_000, 40_000
+"""Calls and lines that a window may tell about, one of several and the only one."""
+_MAX_WINDOWS = 20
+
+_ERROR = 2
+"""Severity of an error in PyTorch's C++."""
+
+_Range: Any = torch._C._profiler._RecordFunctionFast
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch's C++ from announcing a window on the cell's stderr, and from warning of every thousandth block that
+    was there before it.
+    """
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "6"
+    )  # read once, when the first profiler of the process is made
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+        level = ctypes.c_int.in_dll(library, "FLAGS_caffe2_log_level")
+    except (OSError, ValueError):  # another system, or another build: then it warns
+        yield
+        return
+    before, level.value = level.value, max(level.value, _ERROR)
+    try:
+        yield
+    finally:
+        level.value = before
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A module that was called."""
+
+    path: str
+    type_name: str
+
+
+class Recorder:
+    """Opens and closes windows on one thread.
+
+    Args:
+        namespace: Where modules have their names.
+        thread_id: The thread that is recorded.
+        whole: Whether there is one window only, as long as there is room.
+        opening: Called with the frame that a window opens in, before it does.
+        closing: The same before it closes.
+        closed: Called when it was closed, which takes a moment.
+    """
+
+    def __init__(
+        self,
+        namespace: Mapping[str, Any],
+        thread_id: int,
+        *,
+        whole: bool = False,
+        opening: Callable[[FrameType], None] = lambda frame: None,
+        closing: Callable[[FrameType], None] = lambda frame: None,
+        closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._whole, self._opening, self._closing, self._closed = whole, opening, closing, closed
+        self.windows: list[Any] = []
+        """The profiler's results, one for each window."""
+        self.places: dict[str, Place] = {}
+        """What the range of a line is called, and its line."""
+        self.modules: dict[str, Module] = {}
+        """The same of modules."""
+        self.seconds = 0.0
+        self.overhead_s = 0.0
+        """Seconds that opening and closing windows took while the cell ran."""
+        self.close_soon = False
+        """Asks for the window to be closed at the next call."""
+        self.reason = ""
+        """Why nothing is recorded any more."""
+        self._namespace, self._thread_id = namespace, thread_id
+        self._names: dict[Place, str] = {}
+        self._paths: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
+        self._ranges: list[tuple[FrameType, Any]] = []
+        self._profile: Any = None
+        self._ending = False
+        self._quiet = contextlib.ExitStack()
+        self._opened_at = self._ended_at = 0.0
+        self._marks = 0
+        self._seen: dict[int, set[str]] = {}
+        """Lines of each running frame that were seen in this window, by the frame's identity."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a window is open."""
+        return self._profile is not None
+
+    def wants(self, now: float, start: float, phase: str) -> Callable[[], None] | None:
+        """What is to be done now in the recorded thread, if anything, in a cell that began at ``start``."""
+        if self.reason or self._whole or phase == "compiling":
+            return None
+        if self.is_open:
+            return self.close if now - self._opened_at > MAX_S else None
+        if not self.windows or len(self.windows) >= _MAX_WINDOWS:
+            return None
+        return self.open if self.overhead_s * (1.0 + COLLECTING) < COST * (now - start) else None
+
+    def open(self) -> None:
+        """Open a window from here on. Called in the thread that is recorded."""
+        if self.is_open or self.reason or threading.get_ident() != self._thread_id:
+            return
+        if sys.gettrace() is not None:
+            self.reason = "a debugger or a coverage tool traces this thread; operators were not recorded"
+            return
+        if torch._C._autograd._profiler_enabled():
+            self.reason = "another profiler of PyTorch's is open; operators were not recorded"
+            return
+        made = profile(use_cpu=True, use_kineto=True, record_shapes=True, profile_memory=True)
+        frame: FrameType | None = sys._getframe(1)
+        assert frame is not None
+        begun = time.perf_counter()
+        if self.windows:
+            self._opening(frame)
+        self._quiet.enter_context(_quiet())
+        made.__enter__()
+        self._profile, self._opened_at = made, time.perf_counter()
+        if self.windows:  # the first one opens before the cell runs
+            self.overhead_s += self._opened_at - begun
+        self._marks = 0
+        self._seen = {}
+        while frame is not None:
+            if kind_of(frame.f_code) == "own":
+                frame.f_trace = self._line
+            frame = frame.f_back
+        sys.settrace(self._call)
+
+    def close(self) -> None:
+        """Close the window, if one is open. Called in the thread that is recorded."""
+        made, self.close_soon = self._profile, False
+        if made is None or self._ending or threading.get_ident() != self._thread_id:
+            return
+        self._ending = True
+        if sys.gettrace() == self._call:  # a debugger that was started meanwhile stays
+            sys.settrace(None)
+        here = sys._getframe(1)
+        frame: FrameType | None = here
+        while frame is not None:
+            if frame.f_trace in (self._line, self._returned):
+                frame.f_trace = None
+            frame = frame.f_back
+        while self._ranges:
+            _close(self._ranges.pop()[1])
+        self._closing(here)
+        self._ended_at = time.perf_counter()
+        self.seconds += self._ended_at - self._opened_at
+        try:
+            made.__exit__(None, None, None)
+            self.windows.append(made.kineto_results)
+        finally:
+            self._quiet.close()
+            self._profile, self._ending = None, False
+            self.overhead_s += time.perf_counter() - self._ended_at
+            self._closed()
+
+    # -- what Python tells ------------------------------------------------------------------------
+
+    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if self.close_soon:
+            self._close_here()
+            return None
+        kind = kind_of(frame.f_code)
+        if kind == "own":
+            return self._line
+        if kind == "compiling" and not self._whole:
+            self._close_here()  # the sampler tells of a compiler; its millions of calls are nobody's operators
+            return None
+        if kind == "module":
+            with self._harmless():
+                self._enter(frame, self._module(frame))
+            frame.f_trace_lines = False
+            return self._returned
+        return None
+
+    def _returned(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "return":
+            with self._harmless():
+                self._leave(frame)
+        return self._returned
+
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event in ("line", "return"):
+            with self._harmless():
+                self._leave(frame)
+                if event == "line":
+                    self._line_begins(frame, self._place(frame))
+                else:
+                    self._seen.pop(id(frame), None)
+        return self._line
+
+    def _line_begins(self, frame: FrameType, name: str) -> None:
+        """Open a line's range; or end the window, where a round of a loop ends that is in no module's code."""
+        lines = self._seen.setdefault(id(frame), set())
+        again = name in lines
+        lines.add(name)
+        if (
+            again
+            and not self._whole
+            and not self._in_module
+            and time.perf_counter() - self._opened_at > MIN_S
+        ):
+            self.close()
+        self._enter(frame, name)
+
+    @property
+    def _in_module(self) -> bool:
+        return any(kind_of(frame.f_code) == "module" for frame, _ in self._ranges)
+
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """An error of ours ends the recording; out of a trace function it would end the user's program."""
+        try:
+            yield
+        except Exception as error:
+            self.give_up(error)
+
+    def _close_here(self) -> None:
+        with self._harmless():
+            self.close()
+
+    def give_up(self, error: Exception) -> None:
+        """Record nothing more, and keep why."""
+        self.reason = f"operators were recorded for a part of the time only ({type(error).__name__}: {error})"
+        with contextlib.suppress(Exception):  # the reason is told already
+            self.close()
+
+    def _enter(self, frame: FrameType, name: str) -> None:
+        self._marks += 1
+        # Loops of very short lines: enough is known of them. In a thread that is not the main one nobody else looks.
+        too_many = self._marks > (MAX_MARKS_WHOLE if self._whole else MAX_MARKS)
+        if too_many or (not self._whole and time.perf_counter() - self._opened_at > MAX_S):
+            self.close()
+        if not self.is_open or self._ending:
+            return
+        made = _Range(name)
+        made.__enter__()
+        self._ranges.append((frame, made))
+
+    def _leave(self, frame: FrameType) -> None:
+        """Close a frame's range, and those above it that were never closed."""
+        ranges = self._ranges
+        for at in range(len(ranges) - 1, -1, -1):
+            if ranges[at][0] is frame:
+                while len(ranges) > at:
+                    _close(ranges.pop()[1])
+                return
+
+    # -- names ------------------------------------------------------------------------------------
+
+    def _place(self, frame: FrameType) -> str:
+        place = (frame.f_code.co_filename, frame.f_lineno)
+        name = self._names.get(place)
+        if name is None:
+            text = linecache.getline(*place).strip()[:60]
+            file = PurePath(place[0]).name
+            label = "cell" if file[:-3].isdigit() or file.startswith("<ipython-input") else file
+            name = f"{label}:{place[1]}  {text}".encode("utf-8", "replace").decode()
+            while name in self.places:
+                name += "'"
+            self._names[place] = name
+            self.places[name] = place
+        return name
+
+    def _module(self, frame: FrameType) -> str:
+        module = frame.f_locals["self"]
+        path = self._paths.get(module)
+        if path is None:
+            self._name_all(module)
+            path = self._paths[module]
+        return path
+
+    def _name_all(self, root: torch.nn.Module) -> None:
+        """Name a module that is called from outside of any other, and those inside of it."""
+        start = self._root_name(root)
+        for inner, module in root.named_modules(remove_duplicate=True):
+            if module in self._paths:
+                continue
+            path = name = f"{start}.{inner}" if inner else start
+            number = 1
+            while name in self.modules:
+                number += 1
+                name = f"{path} ({number})"
+            name = name.encode("utf-8", "replace").decode()
+            self.modules[name] = Module(name, type(module).__name__)
+            self._paths[module] = name
+
+    def _root_name(self, root: torch.nn.Module) -> str:
+        named = next(
+            (name for name, value in list(self._namespace.items()) if value is root and name[:1] != "_"), ""
+        )
+        return named or type(root).__name__
+
+
+def _close(made: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # it was opened while nothing was recorded
+        made.__exit__(None, None, None)

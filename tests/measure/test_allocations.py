@@ -1,0 +1,186 @@
+"""Recordings of training steps: what every block was for, and peaks that another tracker agrees with."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from deepseek_lab.base.timeline import MemoryTimeline
+from deepseek_lab.measure.profiler import Session, recorder
+from tests.measure import test_profiler
+from tests.measure.test_profiler import Twice
+
+
+def recorded(call: Callable[[], object], names: dict[str, object]) -> MemoryTimeline:
+    session = Session(__file__, names, memory=True)
+    with session:
+        call()
+    timeline = session.timeline()
+    assert timeline is not None
+    return timeline
+
+
+def walk(timeline: MemoryTimeline) -> list[dict[str, int]]:
+    """Bytes of each category after each event."""
+    held: defaultdict[str, int] = defaultdict(int)
+    for row, freed in enumerate(timeline.frees):
+        if freed < 0 and timeline.bytes[row] < 0:  # there before the recording
+            held[timeline.category[row]] -= timeline.bytes[row]
+    states = [dict(held)]
+    for row, freed in enumerate(timeline.frees):
+        owner = row if freed < 0 else freed
+        held[timeline.category[owner]] += timeline.bytes[row]
+        states.append(dict(held))
+    return states
+
+
+def peak(timeline: MemoryTimeline) -> dict[str, int]:
+    return max(walk(timeline), key=lambda held: sum(held.values()))
+
+
+def bytes_of(tensors: object) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors)  # type: ignore[attr-defined]
+
+
+def test_every_purpose_of_a_training_step() -> None:
+    model = Twice()
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    x = torch.randn(64, 512)
+
+    def step() -> None:
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    names = {"model": model, "optimizer": optimizer, "x": x}
+    first = recorded(step, names)
+    parameters = bytes_of(model.parameters())
+    most = {name: max(state.get(name, 0) for state in walk(first)) for name in peak(first)}
+    assert most["parameters"] == parameters
+    assert most["gradients"] == pytest.approx(parameters, rel=0.01)
+    assert most["optimizer state"] == pytest.approx(2 * parameters, rel=0.01)
+    # What each product and each relu saves; the mean's and the square's are small.
+    saved = 2 * (64 * 2048 + 64 * 512) * 4
+    assert saved <= most["activations"] <= 2.2 * saved
+    # The second time the optimiser's state is there from the start.
+    second = recorded(step, names)
+    there = zip(second.bytes, second.category, second.at_s, strict=True)
+    states = sum(size for size, category, at_s in there if category == "optimizer state" and at_s == 0.0)
+    assert states == pytest.approx(2 * parameters, rel=0.01)
+
+
+def test_what_was_there_before_goes_when_it_is_freed() -> None:
+    model = Twice()
+    model(torch.ones(4, 512)).sum().backward()
+    size = bytes_of(model.parameters())
+    alias = model.wide.weight.grad
+
+    def cell() -> None:
+        model.zero_grad()
+        torch.ones(100).sum()
+        model(torch.ones(4, 512)).sum().backward()
+
+    states = walk(recorded(cell, {"model": model, "alias": alias}))
+    assert states[0].get("gradients", 0) + max(state.get("gradients", 0) for state in states[:9]) == size
+    least = min(state.get("gradients", 0) for state in states[9:])
+    assert least == bytes_of([alias])  # a name of the user's still holds one
+    assert states[-1]["gradients"] == size + least
+    assert {state.get("parameters", 0) for state in states[9:]} == {size}
+
+
+def test_blocks_stand_on_their_module_and_line() -> None:
+    model, x = Twice(), torch.randn(64, 512)
+    kept: list[Tensor] = []
+
+    def cell() -> None:
+        kept.append(model(x))  # forward
+        kept[0].sum().backward()
+
+    timeline = recorded(cell, {"model": model})
+    rows = [row for row in range(len(timeline)) if timeline.bytes[row] > 0 and timeline.at_s[row] > 0]
+    # What the layer returns is freed when relu has read it; what relu returns is what the backward pass needs.
+    wide = [row for row in rows if timeline.module[row] == "model.wide" and timeline.operator[row] == "addmm"]
+    relu = [row for row in rows if timeline.operator[row] == "clamp_min"]
+    for found, category in ((wide, "temporary"), (relu, "activations")):
+        assert [timeline.bytes[row] for row in found] == [64 * 2048 * 4] * 2
+        assert {timeline.category[row] for row in found} == {category}
+        assert {timeline.file[row] for row in found} == {test_profiler.__file__}
+    assert {timeline.module[row] for row in relu} == {"model"}
+    gradients = [row for row in rows if timeline.category[row] == "gradients"]
+    assert {timeline.module[row] for row in gradients} >= {"model.wide", "model.narrow"}
+
+
+class Storages(TorchDispatchMode):
+    """Bytes of every storage that an operator has returned and that is still there."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        super().__init__()
+        self.most = 0
+        self._known: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._count(tensors)
+
+    def _count(self, tensors: list[Tensor]) -> None:
+        self._known = {key: one for key, one in self._known.items() if not one[0].expired()}
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._known[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.most = max(self.most, sum(size for _, size in self._known.values()))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._count([one for one in tree_leaves(result) if isinstance(one, Tensor)])
+        return result
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
+def test_peak_is_that_of_another_tracker(kind: str) -> None:
+    """One that follows tensors through the operators, and not the allocator."""
+    model: nn.Module
+    if kind == "mlp":
+        model, x = Twice(), torch.randn(256, 512)
+    elif kind == "cnn":
+        model = nn.Sequential(
+            nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Flatten(1)
+        )
+        x = torch.randn(16, 3, 64, 64)
+    else:
+        model, x = nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True), torch.randn(8, 128, 256)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> None:
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    with Storages([*model.parameters(), *model.buffers(), x]) as tracker:
+        step()
+    ours = sum(peak(recorded(step, {"model": model, "optimizer": optimizer, "x": x})).values())
+    assert ours == pytest.approx(tracker.most, rel=0.02)
+
+
+def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_MARKS_WHOLE", 300)
+    model, x = nn.Linear(8, 8), torch.randn(2, 8)
+
+    def cell() -> None:
+        for _ in range(2000):
+            model(x)
+        time.sleep(0.05)
+
+    session = Session(__file__, {"model": model}, memory=True)
+    with session:
+        cell()
+    assert session.recorded < 0.95
+    timeline = session.timeline()
+    assert timeline is not None
+    assert 0 < len(timeline) < 2000
