@@ -32,11 +32,15 @@ Path(out).write_text(_page.page(${JSON.stringify(kind)}, ${JSON.stringify(title)
   );
 }
 
-/** Open an address; whatever is executed that should not be, and every error of the page, is collected. */
+/**
+ * Open an address; whatever is executed that should not be, and every error of the page, is collected.
+ *
+ * Returns when the page's view stands there, or with `view: false` when the page has loaded.
+ */
 export async function opened(
   browser: Browser,
   address: string,
-  options: { dark?: boolean } = {},
+  options: { dark?: boolean; view?: boolean } = {},
 ): Promise<{ page: Page; errors: string[] }> {
   const context = await browser.newContext({
     viewport: { width: 1100, height: 620 },
@@ -54,6 +58,8 @@ export async function opened(
     if (!/^(file|blob|data|about):/.test(request.url())) errors.push(`a request: ${request.url()}`);
   });
   await page.goto(address);
+  // a view unpacks its data before it stands there: on a busy machine long after the page has loaded
+  if (options.view !== false) await page.waitForSelector(".dsl-view", { state: "attached" });
   return { page, errors };
 }
 

@@ -87,7 +87,7 @@ describe("frames of hostile payloads in one notebook", () => {
   it("show data or say why not, and leave the notebook alone", async () => {
     let shown = 0;
     for (const address of notebooks()) {
-      const { page, errors } = await opened(browser, address);
+      const { page, errors } = await opened(browser, address, { view: false });
       for (const frame of page.frames().slice(1)) {
         await frame.locator("#view .dsl-view").waitFor();
         const found = await frame.evaluate(() => ({
