@@ -105,6 +105,8 @@ class OptimizeReport:
             case ev.CandidateStarted():
                 key = (event.graph, event.candidate)
                 self.rows[key] = CandidateRow(name=event.candidate, graph=event.graph)
+                if (record := self.graphs.get(event.graph)) is not None:
+                    record.decided = False
             case ev.CandidateEnded():
                 fields = {f.name for f in dataclasses.fields(CandidateRow)} - {"name"}
                 self.rows[(event.graph, event.candidate)] = CandidateRow(

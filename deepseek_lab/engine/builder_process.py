@@ -90,6 +90,15 @@ class Workbench:
         self._expected: list[Any] = []
         self._programs: dict[str, Any] = {}
         self._block: Workbench | None = None
+        self._training: Any = None
+
+    def training(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """One request that is about a training problem, to its :class:`TrainingBench`."""
+        from deepseek_lab.engine.training.bench import TrainingBench
+
+        if method == "open":
+            self._training = TrainingBench()
+        return getattr(self._training, method)(*arguments)
 
     def open(self, directory: str) -> Analysis:
         """Load a problem, analyse it and compute what candidates will be compared with."""
@@ -195,6 +204,7 @@ class Workbench:
     def close(self) -> None:
         """Let go of the problem."""
         self._problem, self._expected, self._programs, self._block = None, [], {}, None
+        self._training = None
         gc.collect()
 
 

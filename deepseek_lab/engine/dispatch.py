@@ -10,11 +10,11 @@ import contextlib
 import copy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.nn.modules.module import _has_any_global_hook
 
 from deepseek_lab.base import events as ev
@@ -24,10 +24,14 @@ from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, is_step, 
 from deepseek_lab.engine.replay import Methods, Replaying, copied, hook_tables
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.tracing import Tracer, lasting_effects
+from deepseek_lab.engine.training.lane import TrainingLane
+from deepseek_lab.engine.training.ways import Way
 from deepseek_lab.engine.weak import weakly
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
 
+NUM_LISTENED = 8
+"""Results of a call that are asked whether a backward pass reaches them."""
 CAPTURE_S = 3.0
 """What a first capture is taken to cost before one was measured."""
 SELDOM = 0.05
@@ -42,6 +46,7 @@ class Dispatcher:
         eager: The target's own behaviour (for a module its ``_call_impl``, hooks included).
         module: The module whose mode and parameters matter; None for a function.
         submit: Hands a captured graph to the workshop.
+        submit_training: Hands the recorded steps of a training lane to the workshop.
         emit: Takes events.
         run: The run's name.
         starving: Whether the builder gets no processor time.
@@ -61,6 +66,7 @@ class Dispatcher:
         precision: str,
         tolerance: float | None,
         submit: Callable[[Dispatcher, GraphRunner], None],
+        submit_training: Callable[[Dispatcher, TrainingLane], None] = lambda dispatcher, lane: None,
         emit: Callable[[ev.Event], None],
         starving: Callable[[], bool] = lambda: False,
         prepare: Callable[[Sequence[torch.Tensor]], None] = lambda weights: None,
@@ -71,6 +77,7 @@ class Dispatcher:
         self.name, self.eager, self.module, self.run_id = name, eager, module, run
         self._precision, self._tolerance = precision, tolerance
         self._submit, self._emit, self._starving = submit, emit, starving
+        self._submit_training = submit_training
         self._prepare, self._await_store, self._verdict = prepare, await_store, verdict
         self._undisturbed = undisturbed
         self.lanes: dict[Any, Lane] = {}
@@ -105,6 +112,8 @@ class Dispatcher:
         if _has_any_global_hook():  # Dynamo guards each module's own hooks, not these
             self._fell_back(lane, "hooks of all modules are registered; run in eager mode")
             return self.eager(*args, **kwargs)
+        if lane.training is not None:
+            return self._training_call(lane.training, args, kwargs)
         state = lane.state
         if state == "fast":
             return self._fast(lane, args, kwargs)
@@ -113,17 +122,103 @@ class Dispatcher:
         self._local.inside = True
         try:
             if state == "new":
-                return self._new(lane, args, kwargs)
-            lane.sample = (args, kwargs)
-            if state == "racing":
-                return self._race_call(lane, args, kwargs)
-            value, elapsed = timed(self._eager, args, kwargs)
-            lane.eager_s = min(lane.eager_s or elapsed, elapsed)
-            lane.spent_s += elapsed
-            self._donate(lane, elapsed)
-            return value
+                value = self._new(lane, args, kwargs)
+            elif state == "racing":
+                lane.sample = (args, kwargs)
+                value = self._race_call(lane, args, kwargs)
+            else:
+                lane.sample = (args, kwargs)
+                value, elapsed = timed(self._eager, args, kwargs)
+                lane.eager_s = min(lane.eager_s or elapsed, elapsed)
+                lane.spent_s += elapsed
+                self._donate(lane, elapsed)
         finally:
             self._local.inside = False
+        self._listen(lane, value)
+        return value
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def _listen(self, lane: Lane, value: Any) -> None:
+        """Have the first backward pass that reaches a call's results say that its lane trains."""
+        if lane.runners and torch.is_grad_enabled():
+            trains = weakly(self._trains)
+            _on_gradient(value, lambda: trains(lane))
+
+    def _trains(self, lane: Lane) -> None:
+        """The results of such calls are differentiated: their steps are what is to be fast."""
+        if lane.training is not None or self.stopped or not lane.runners or lane.state == "new":
+            return
+        refusal = next((runner.refusal for runner in lane.runners if runner.refusal), None)
+        if refusal is None and len(lane.runners) > 1:
+            refusal = (
+                f"its forward pass is captured in {len(lane.runners)} graphs, which are not trained together"
+            )
+        for runner in lane.runners:
+            runner.trains = True
+            runner.uninstall()
+        if refusal is not None:
+            lane.settle("eager", refusal)
+            self._decided(lane, "eager", refusal)
+            return
+        runner = lane.runners[0]
+        settled, fell_back = weakly(self._training_settled), weakly(self._training_fell_back)
+        submit = weakly(self._submit_lane)
+        lane.state, lane.sample, lane.final = "building", None, True
+        lane.training = TrainingLane(
+            runner,
+            submit=lambda: submit(lane),
+            settled=lambda way, ratio, reason: settled(lane, way, ratio, reason),
+            fell_back=lambda reason: fell_back(lane, reason),
+            starving=self._starving,
+        )
+        runner.training = lane.training.graph
+        self._decided(lane, "eager", "it trains; a few of its steps are recorded first")
+
+    def _training_call(self, training: TrainingLane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        __tracebackhide__ = True
+        assert self._tracer is not None
+        if not training.begin():
+            value = self.eager(*args, **kwargs)
+            training.called(hit=False)
+        else:
+            before = training.runner.num_calls
+            self._local.inside = True
+            try:
+                value = self._tracer.run(args, kwargs)
+            finally:
+                self._local.inside = False
+            training.called(hit=training.runner.num_calls > before)
+        if training.optimizer is None:
+            _on_gradient(value, weakly(training.differentiated))
+        return value
+
+    def _submit_lane(self, lane: Lane) -> None:
+        if lane.training is not None:
+            self._submit_training(self, lane.training)
+
+    def _training_fell_back(self, lane: Lane, reason: str) -> None:
+        self._fell_back(lane, reason)
+
+    def _training_settled(self, lane: Lane, way: Way, ratio: Ratio | None, reason: str) -> None:
+        lane.settle("eager" if way == Way() else "fast", reason, ratio)
+        if ratio is not None:
+            self._measured(lane, ratio)
+        self._decided(lane, way.name, reason)
+
+    def cell_ended(self) -> None:
+        """The region closed: what training lanes have recorded is all there is."""
+        for lane in self.lanes.values():
+            if lane.training is not None:
+                lane.training.ended()
+
+    def close(self) -> None:
+        """Take training lanes away; the search is stopped by :meth:`stop`."""
+        for lane in self.lanes.values():
+            if lane.training is not None:
+                lane.training.close()
+                lane.training.runner.training = None
+                lane.training, lane.state = None, "eager"
 
     def _emit_once(self, reason: str) -> None:
         if (self.name, reason) not in self._fallbacks:
@@ -290,7 +385,7 @@ class Dispatcher:
     def advance(self) -> None:
         """Move lanes on whose graphs the builder has decided. Called from any thread."""
         for lane in list(self.lanes.values()):
-            if lane.final or lane.state == "new" or not lane.runners:
+            if lane.final or lane.state == "new" or not lane.runners or lane.training is not None:
                 continue
             installed = lane.installed
             if not all(runner.decided for runner in lane.runners):
@@ -489,10 +584,41 @@ class Dispatcher:
         """End the search; what was won stays."""
         self.stopped = True
         for lane in self.lanes.values():
-            if lane.undecided and lane.state == "fast":
+            if lane.training is not None:
+                if lane.training.phase == "recording":
+                    lane.training.settle(Way(), None, "stopped by the user")
+            elif lane.undecided and lane.state == "fast":
                 lane.settle("fast", "stopped by the user")
                 for runner in lane.runners:
                     self._conclude(runner, lane.reason)
             elif lane.undecided:
                 lane.settle("eager", "stopped by the user")
                 self._decided(lane, "eager")
+
+
+def _on_gradient(value: Any, told: Callable[[], None]) -> None:
+    """Tell when a gradient comes back to a call's value. An error of ours must not become one of the backward pass."""
+
+    def hook(gradient: Tensor) -> None:
+        with contextlib.suppress(Exception):
+            told()
+
+    with contextlib.suppress(RuntimeError):  # a tensor of a function transform takes none
+        for result in differentiable(value):
+            result.register_hook(hook)
+
+
+def differentiable(value: Any) -> list[Tensor]:
+    """The first tensors in a call's value that a gradient can come back to."""
+    found: list[Tensor] = []
+    left = [value]
+    while left and len(found) < NUM_LISTENED:
+        one = left.pop(0)
+        if isinstance(one, Tensor):
+            if one.requires_grad and one.grad_fn is not None:
+                found.append(one)
+        elif isinstance(one, Mapping):
+            left.extend(one.values())
+        elif isinstance(one, tuple | list):
+            left.extend(one)
+    return found

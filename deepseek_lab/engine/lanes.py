@@ -12,13 +12,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.measure.race import BLOCK_S, Ratio, involuntary_switches, is_quiet
+
+if TYPE_CHECKING:
+    from deepseek_lab.engine.training.lane import TrainingLane
 
 TOO_SHORT_S = 5e-5
 """Calls shorter than this in eager mode are left alone: what the checks of a call cost is about as much. Of longer ones
@@ -178,10 +181,14 @@ class Lane:
     """Whether the race under way is about programs that have won in an earlier process."""
     repeatable: bool = False
     """Whether a call of a lane that is still ``new`` may be made again by ``wait``."""
+    training: TrainingLane | None = None
+    """What decides instead, where the results of such calls are differentiated."""
 
     @property
     def undecided(self) -> bool:
         """Whether there is still something to find out."""
+        if self.training is not None:
+            return self.training.phase == "searching"
         return self.state in ("new", "building", "racing") or (self.state == "fast" and not self.final)
 
     def settle(self, state: str, reason: str = "", ratio: Ratio | None = None) -> None:

@@ -27,6 +27,8 @@ from deepseek_lab.engine.dispatch import Dispatcher
 from deepseek_lab.engine.functions import is_stub, reference_for, wrapping
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.search import Job
+from deepseek_lab.engine.training.lane import TrainingLane
+from deepseek_lab.engine.training.search import TrainingJob
 from deepseek_lab.engine.workshop import Workshop
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
@@ -178,6 +180,9 @@ class Run:
 
     def close(self, error: bool = False) -> None:
         """The cell ended. Background work goes on."""
+        for run in (self, *self._earlier.values()):
+            for dispatcher in run.dispatchers.values():
+                dispatcher.cell_ended()
         if self._observer is not None:
             self._observer.close()
             self._observer = None
@@ -251,6 +256,7 @@ class Run:
             precision=self.options.precision or "float32",
             tolerance=self.options.tolerance,
             submit=self.submit,
+            submit_training=self.submit_training,
             emit=self.emit,
             starving=lambda: workshop().starving,
             prepare=workshop().prepare,
@@ -264,6 +270,8 @@ class Run:
     def restore(self) -> None:
         """Take everything back: targets behave as if they had never been touched."""
         self.interrupt()
+        for dispatcher in self.dispatchers.values():
+            dispatcher.close()
         for put_back in self._restores.values():
             put_back()
         self._restores.clear()
@@ -282,7 +290,9 @@ class Run:
             self._pending.add(runner.graph_id)
 
         def done(job: Job) -> None:
-            if runner.installed is None or dispatcher is None:
+            if runner.trains:
+                pass  # its training lane tells what becomes of it
+            elif runner.installed is None or dispatcher is None:
                 self.emit(
                     ev.Decided(
                         run=self.id,
@@ -325,6 +335,30 @@ class Run:
                 advanced=dispatcher.advance if dispatcher is not None else lambda: None,
                 proven=lambda: dispatcher is not None and dispatcher.proven(runner),
                 spent_s=lambda: dispatcher.spent_s(runner) if dispatcher is not None else 0.0,
+            )
+        )
+
+    def submit_training(self, dispatcher: Dispatcher, lane: TrainingLane) -> None:
+        """Hand the recorded steps of a training lane to the workshop."""
+        pending = f"{lane.runner.graph_id} training"
+        with self._changed:
+            self._pending.add(pending)
+
+        def done(job: Job) -> None:
+            with self._changed:
+                self._pending.discard(pending)
+                self._changed.notify_all()
+
+        workshop().submit(
+            TrainingJob(
+                run=self.id,
+                target=dispatcher.name,
+                runner=lane.runner,
+                names=None,
+                emit=self.emit,
+                done=done,
+                stop=self._stop,
+                lane=lane,
             )
         )
 

@@ -130,6 +130,8 @@ class GraphRunner:
         self.sure = True
         """Whether the builder's race alone says that the installed program is faster."""
         self.trains = False
+        self.training: Callable[[Sequence[Any]], Any] | None = None
+        """How the graph is run with gradients, where it trains."""
         self.refusal: str | None = None
         self.literals: dict[int | str, object] = {}
         """Arguments of the captured call that are plain values, by positions or names: the graph holds for these."""
@@ -227,6 +229,42 @@ class GraphRunner:
         if arguments is not None:
             self._weights = tuple(arguments[position] for position in self._weight_positions)
         return self._weights
+
+    def tensors_of(self, arguments: Sequence[Any]) -> list[Tensor]:
+        """The tensors among Dynamo's arguments, as the normalised graph takes them."""
+        return [arguments[position] for position in self._positions]
+
+    def live_of(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
+        """The live inputs among Dynamo's arguments."""
+        return tuple(arguments[position] for position in self._live_positions)
+
+    def buffers_of(self, arguments: Sequence[Any]) -> list[Tensor]:
+        """The weights among Dynamo's arguments that take no gradient and that a call may change."""
+        weights = [arguments[position] for position in self._weight_positions]
+        return [one for one in weights if not one.requires_grad]
+
+    def trained_weights(self) -> list[Tensor]:
+        """The weights that take a gradient."""
+        return [one for one in self.weights_now() if one.requires_grad]
+
+    @property
+    def live_takes_gradient(self) -> tuple[bool, ...]:
+        """For each live input whether it took a gradient when the call was captured."""
+        placeholders = [node for node in self.graph_module.graph.nodes if node.op == "placeholder"]
+        values = [placeholders[position].meta.get("example_value") for position in self._live_positions]
+        return tuple(isinstance(one, Tensor) and one.requires_grad for one in values)
+
+    def problem_on(self, live: Sequence[Tensor]) -> Problem:
+        """The graph with its weights and other live inputs than those of the last call."""
+        assert self.spec is not None
+        own, rest = iter(self.weights_now()), iter(live)
+        tensors = [next(own) if weight else next(rest) for weight in self.spec.is_weight]
+        specs = tuple(
+            TensorSpec.of(tensor, dict(zip(spec.dynamic, spec.symbols, strict=True)))
+            for tensor, spec in zip(tensors, self.spec.inputs, strict=True)
+        )
+        spec = dataclasses.replace(self.spec, inputs=specs)
+        return Problem(spec, self.graph, tuple(one.detach() for one in self.weights_now()), tuple(live))
 
     def live_sources(self) -> tuple[Any, ...]:
         """Dynamo's word for where each live input was found, such as ``L['kwargs']['input_ids']``."""
@@ -331,6 +369,8 @@ class GraphRunner:
     def __call__(self, *arguments: Any) -> Any:
         """Run the graph with whatever is fastest and right for these arguments."""
         self.num_calls += 1
+        if self.training is not None and torch.is_grad_enabled():
+            return self.training(arguments)
         installed = self.installed
         if installed is None:
             if self._watch is not None:

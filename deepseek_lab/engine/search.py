@@ -54,6 +54,11 @@ class Job:
     chosen: str = "eager"
     reason: str = ""
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for it any more: stopped by the user, or the graph turned out to train."""
+        return self.stop.is_set() or self.runner.trains
+
     def load(self, candidate: Candidate, directory: Path, loaded: Program | None = None) -> Program:
         """Load a candidate here and get it ready: backends pack weights and allocate at their first call.
 
@@ -147,7 +152,7 @@ class Search:
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         return self._builder.ask(
-            method, *arguments, budget_s=settings.build_budget_s, stop=self.job.stop.is_set
+            method, *arguments, budget_s=settings.build_budget_s, stop=lambda: self.job.over
         )
 
     def _verdict(self, name: str, status: str, reason: str = "", **numbers: Any) -> None:

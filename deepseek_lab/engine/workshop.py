@@ -32,6 +32,7 @@ from deepseek_lab.engine.problem import Problem, Spec
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.search import Job, Search
 from deepseek_lab.engine.store import LOCK, Entry, Key, Store
+from deepseek_lab.engine.training.search import TrainingJob, TrainingSearch
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
 
@@ -198,6 +199,13 @@ class Workshop:
         runner = job.runner
         if runner.refusal is not None:
             job.reason = runner.refusal
+            return
+        if isinstance(job, TrainingJob):
+            self._building = True
+            TrainingSearch(job, self.builder, self.store).run()
+            return
+        if runner.trains:
+            self._ahead.release(runner.weights_now())
             return
         problem = runner.problem()
         weights = runner.weights_now()

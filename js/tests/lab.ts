@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import type { Browser, Page } from "playwright-core";
+import type { Browser, Locator, Page } from "playwright-core";
 
 /** Which front end the tests drive: JupyterLab or Notebook 7. */
 export const APP = process.env["LAB_APP"] === "notebook" ? "notebook" : "lab";
@@ -134,7 +134,12 @@ export class Lab {
     // A workspace of its own: what other pages had open is not opened again.
     const path = APP === "lab" ? `lab/workspaces/w${++this.#pages}/tree` : "notebooks";
     await page.goto(`${this.url}/${path}/${name}.ipynb`);
-    await page.locator(".jp-Notebook .jp-Cell").first().waitFor({ timeout: 60_000 });
+    const cell = page.locator(".jp-Notebook .jp-Cell").first();
+    // JupyterLab 4.2 now and then lays out no cell of a notebook until its window changes.
+    for (let height = 899; !(await visible(cell, 15_000)); height -= 1) {
+      if (height < 896) throw new Error(`no cell of ${name} is to be seen`);
+      await page.setViewportSize({ width: 1300, height });
+    }
     return page;
   }
 
@@ -143,6 +148,14 @@ export class Lab {
     const sessions = (await (await fetch(`${this.url}/api/sessions`)).json()) as { id: string }[];
     for (const { id } of sessions) await fetch(`${this.url}/api/sessions/${id}`, { method: "DELETE" });
   }
+}
+
+/** Whether an element is to be seen in time. */
+function visible(element: Locator, timeout: number): Promise<boolean> {
+  return element.waitFor({ timeout }).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Run a cell by its number, without waiting for its end. A notebook that is not ready yet takes no keys: try again. */
