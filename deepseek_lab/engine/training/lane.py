@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from deepseek_lab.base.settings import settings
+from deepseek_lab.engine import allocator
 from deepseek_lab.engine.lanes import LiveRace
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.training.record import Recorder
@@ -158,6 +159,7 @@ class TrainingLane:
         if self.phase == "recording":
             return True
         way = self._now()
+        allocator.keep(way.keeps)
         self.graph.program = self._programs.get(way.graph)
         self.graph.lowers = way.lowers
         return self.graph.program is not None
@@ -228,6 +230,7 @@ class TrainingLane:
         """The cell has ended: go on with what was recorded, if anything."""
         self.recorder.stop()
         self._put_back()
+        allocator.give_back()
         if self.phase == "recording":
             self.recorder.step_ends()
             if self.recorder.num_batches:
@@ -266,7 +269,8 @@ class TrainingLane:
         """
         with self._lock:
             self._judged.clear()
-            self._contender, self._race, self._ratio = way, LiveRace(), None
+            self._contender, self._ratio = way, None
+            self._race = LiveRace(drops_first=way.keeps != self.way.keeps)
             self._confirming = False
             self.phase = "racing"
         while not self._judged.wait(0.05):
@@ -292,7 +296,7 @@ class TrainingLane:
             self.way = Way() if confirm else way
             self._contender, self._confirming = way, confirm
             if confirm:
-                self._race = LiveRace()
+                self._race = LiveRace(drops_first=way.keeps)
                 self.phase = "racing"
             else:
                 self.phase = "eager" if way == Way() else "kept"
@@ -311,5 +315,6 @@ class TrainingLane:
         """Be as if the lane had never been."""
         self.recorder.release()
         self._put_back()
+        allocator.give_back()
         self.phase, self._programs, self.way = "eager", {}, Way()
         steps.leave(self)

@@ -13,6 +13,7 @@ import torch
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import ArtifactError, BuildError, CaptureError
 from deepseek_lab.base.settings import settings
+from deepseek_lab.engine import allocator
 from deepseek_lab.engine.background import quietly
 from deepseek_lab.engine.builder import Builder, Interrupted
 from deepseek_lab.engine.search import Job, times
@@ -26,7 +27,7 @@ from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
 
 OPTIMIZER_GAIN = 1.1
-"""An optimiser's fused form is taken when its step alone is so many times as fast, lower end of the interval."""
+"""An optimiser's fused form is tried in whole steps when its own are so many times as fast."""
 OPTIMIZER_RACE_S = 3.0
 
 
@@ -48,6 +49,8 @@ class TrainingSearch:
         self._ratio: Ratio | None = None
         self._ended: dict[str, ev.CandidateEnded] = {}
         self._agreed: list[Way] = []
+        """Ways that give the same results, as far as they were found."""
+        self._fused = False
 
     def run(self) -> None:
         """Decide the lane; where its steps cannot be repeated it stays in eager mode."""
@@ -72,7 +75,7 @@ class TrainingSearch:
         if entry is not None and self._reuse(entry.record, problem):
             return
         can_fuse = problem.optimizer is not None and problem.optimizer.can_fuse
-        if not ways and not can_fuse:
+        if not ways and not can_fuse and not allocator.available():
             self._settle(
                 "there is no other way to run its steps in this precision; --precision bf16 opens one"
             )
@@ -93,15 +96,23 @@ class TrainingSearch:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _search(self, problem: TrainingProblem, ways: list[Way], *, can_fuse: bool) -> None:
+        if allocator.available():
+            keeping = Way(keeps=True)
+            self._started(keeping)
+            self._verdict(keeping, "lost", "the same values", max_rel_error=0.0, eager_rel_error=0.0)
+            self._try(keeping)
         for way in ways:
-            if self._check(way):
-                self._agreed.append(way)
-                self._lane.add_way(way, self._program(problem, way))
-                self._try(way)
+            contender = dataclasses.replace(way, keeps=self._won.keeps)
+            if self._check(contender):
+                self._lane.add_way(contender, self._program(problem, contender))
+                self._try(contender)
         if can_fuse and self._optimizer():
-            self._won = dataclasses.replace(self._won, fused=True)
-            self._lane.prefer(self._won)
+            self._fused = True
         self._settle("")
+
+    def _started(self, way: Way) -> None:
+        job = self._job
+        job.emit(ev.CandidateStarted(run=job.run, graph=job.runner.graph_id, candidate=way.name))
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         return self._builder.ask(
@@ -117,8 +128,7 @@ class TrainingSearch:
 
     def _check(self, way: Way) -> bool:
         """Whether a way agrees with eager on the recorded steps."""
-        job = self._job
-        job.emit(ev.CandidateStarted(run=job.run, graph=job.runner.graph_id, candidate=way.name))
+        self._started(way)
         try:
             found = self._ask("check", way)
         except Interrupted:
@@ -134,6 +144,7 @@ class TrainingSearch:
 
     def _try(self, way: Way) -> None:
         """Race a way against the best one so far, in the loop's own steps where it takes any."""
+        self._agreed.append(way)
         ratio = self._lane.trial(way, self._job.stop.is_set)
         if ratio is None:
             return
@@ -154,8 +165,7 @@ class TrainingSearch:
     def _optimizer(self) -> bool:
         """Whether the optimiser's fused form gives the same updates, faster."""
         way = Way(fused=True)
-        job = self._job
-        job.emit(ev.CandidateStarted(run=job.run, graph=job.runner.graph_id, candidate=way.name))
+        self._started(way)
         try:
             found = self._ask("check_optimizer")
             if not found.ok:
@@ -170,53 +180,78 @@ class TrainingSearch:
             return False
         reason = "times of the optimiser's step alone"
         self._verdict(way, "lost", reason, max_rel_error=found.max_rel_error, **times(ratio))
-        return bool(ratio.ci95[0] > OPTIMIZER_GAIN)
+        return bool(ratio.ci95[0] > 1.0 and ratio.speedup > OPTIMIZER_GAIN)
 
     # -- the end ------------------------------------------------------------------------------------
 
     def _settle(self, reason: str) -> None:
         """Have the best way stay; where the loop took no steps to tell, the copies do, and later steps confirm."""
         job, lane = self._job, self._lane
-        confirm = False
-        untimed = [way for way in self._agreed if self._ended[way.name].speedup is None]
-        if not job.stop.is_set() and (untimed or (self._won.fused and self._ratio is None)):
-            confirm = self._on_copies(untimed)
+        untimed = any(self._ended[way.name].speedup is None for way in self._agreed)
+        confirm = not job.stop.is_set() and untimed and self._on_copies()
+        if self._fused and not job.stop.is_set():
+            self._won = dataclasses.replace(self._won, fused=True)
+            self._whole()
+            confirm = True
         if self._won == Way():
             lane.settle(Way(), None, reason)
             job.reason = reason
             return
         self._tell_plan(self._won)
-        for part in (self._won.graph, Way(fused=self._won.fused)):
-            if part.name in self._ended:
-                self._tell(dataclasses.replace(self._ended[part.name], status="won"))
+        parts = [self._ended[one.name] for one in self._parts() if one.name in self._ended]
+        errors = [one.max_rel_error or 0.0 for one in parts]
+        usual = [one.eager_rel_error or 0.0 for one in parts]
+        numbers = times(self._ratio) if self._ratio is not None else {}
+        self._verdict(
+            self._won,
+            "won",
+            "; ".join(dict.fromkeys(one.reason for one in parts if one.reason)),
+            max_rel_error=max(errors, default=0.0),
+            eager_rel_error=max(usual, default=0.0),
+            **numbers,
+        )
         job.chosen, job.ratio = self._won.name, self._ratio
         lane.settle(self._won, self._ratio, reason, confirm=confirm)
 
-    def _on_copies(self, untimed: list[Way]) -> bool:
-        """Race whole steps on copies. Returns whether the loop's own steps are still to confirm what was found."""
-        fused = self._won.fused
-        contenders = {way.name: dataclasses.replace(way, fused=fused) for way in untimed}
-        if self._won != Way():
-            contenders[self._won.graph.name] = self._won
-        if not contenders:
-            return False
+    def _whole(self) -> None:
+        """Race whole steps of what was put together, on copies: parts alone say nothing of a step."""
         try:
-            raced: dict[str, Ratio] = self._ask("race", list(contenders.values()), settings.race_budget_s)
+            self._ratio = self._ask("race", [self._won], settings.race_budget_s)[self._won.name]
+        except BuildError:
+            self._won = dataclasses.replace(self._won, fused=False)
+
+    def _parts(self) -> tuple[Way, ...]:
+        """What the best way was put together from."""
+        return dataclasses.replace(self._won, fused=False), Way(fused=self._won.fused)
+
+    def _on_copies(self) -> bool:
+        """Race whole steps on copies. Returns whether the loop's own steps are still to confirm what was found."""
+        contenders = list(
+            dict.fromkeys(
+                one
+                for way in self._agreed
+                for one in (way, dataclasses.replace(way, keeps=allocator.available()))
+            )
+        )
+        try:
+            raced: dict[str, Ratio] = self._ask("race", contenders, settings.race_budget_s)
         except BuildError:
             return False
         best, gained = Way(), settings.min_gain
-        for name, way in contenders.items():
+        for way in contenders:
             ratio = raced[way.name]
-            if name in self._ended and not (way == self._won and self._ratio is not None):
-                self._timed(way.graph, ratio)
+            known = self._ended.get(way.name)
+            if known is not None and known.speedup is None:
+                self._timed(way, ratio)
             if ratio.speedup > gained and ratio.ci95[0] > 1.0:
                 best, gained = way, ratio.speedup
-        if best != Way() and (self._ratio is None or best != self._won):
-            self._won, self._ratio = best, raced[best.name]
-            return True
-        if self._ratio is None:
-            self._won = Way()
-        return False
+        if best in (Way(), self._won):
+            return False
+        self._won, self._ratio = best, raced[best.name]
+        if best.name not in self._ended:
+            plain = self._ended[dataclasses.replace(best, keeps=False).name]
+            self._tell(dataclasses.replace(plain, candidate=best.name, **times(self._ratio)))
+        return True
 
     def _verdict(self, way: Way, status: str, reason: str = "", **numbers: Any) -> None:
         job = self._job
@@ -271,6 +306,8 @@ class TrainingSearch:
             event = ev.from_dict({**data, "run": job.run, "graph": job.runner.graph_id, "cached": True})
             if isinstance(event, ev.CandidateEnded):
                 self._tell(event)
+        if way.keeps and not allocator.available():
+            return False
         if way == Way():
             lane.settle(way, None, record["reason"])
             job.reason = record["reason"]

@@ -29,16 +29,19 @@ class Way:
         layout: ``channels-last`` for images in that order, or empty.
         precision: ``float32`` leaves the graph's own; ``bf16`` and ``fp16`` are autocast.
         fused: Whether the optimiser runs in PyTorch's fused form.
+        keeps: Whether memory that a step frees is kept for the next one.
     """
 
     layout: str = ""
     precision: str = "float32"
     fused: bool = False
+    keeps: bool = False
 
     @property
     def name(self) -> str:
         """What reports call it."""
         parts = [self.precision if self.lowers else "", self.layout, "fused optimizer" if self.fused else ""]
+        parts.append("memory reuse" if self.keeps else "")
         return "+".join(filter(None, parts)) or "eager"
 
     @property
@@ -49,11 +52,14 @@ class Way:
     @property
     def graph(self) -> Way:
         """The part of it that is about the graph."""
-        return dataclasses.replace(self, fused=False)
+        return dataclasses.replace(self, fused=False, keeps=False)
 
     def plan(self) -> str:
         """The same by hand, as Python."""
         lines = []
+        if self.keeps:
+            lines += ["libc = ctypes.CDLL(None)  # keep freed memory: no page is cleared anew at each step"]
+            lines += ["libc.mallopt(-1, -1), libc.mallopt(-3, 1 << 30)"]
         if self.layout:
             lines.append("inputs = inputs.to(memory_format=torch.channels_last)")
         if self.lowers:
