@@ -96,7 +96,7 @@ class Workbench:
         """One request that is about a training problem, to its :class:`TrainingBench`."""
         from deepseek_lab.engine.training.bench import TrainingBench
 
-        if method == "open":
+        if self._training is None:
             self._training = TrainingBench()
         return getattr(self._training, method)(*arguments)
 

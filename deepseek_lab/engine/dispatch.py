@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.hooks import unserializable_hook
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.settings import settings
@@ -145,40 +146,44 @@ class Dispatcher:
             trains = weakly(self._trains)
             _on_gradient(value, lambda: trains(lane))
 
+    def _runner_trains(self, runner: GraphRunner) -> None:
+        for lane in self.lanes.values():
+            if runner in lane.runners:
+                self._trains(lane)
+
     def _trains(self, lane: Lane) -> None:
         """The results of such calls are differentiated: their steps are what is to be fast."""
         if lane.training is not None or self.stopped or not lane.runners or lane.state == "new":
             return
-        refusal = next((runner.refusal for runner in lane.runners if runner.refusal), None)
-        if refusal is None and len(lane.runners) > 1:
-            refusal = (
-                f"its forward pass is captured in {len(lane.runners)} graphs, which are not trained together"
-            )
+        whole = len(lane.runners) == 1 and not lane.num_breaks and lane.runners[0].refusal is None
         for runner in lane.runners:
             runner.trains = True
             runner.uninstall()
-        if refusal is not None:
-            lane.settle("eager", refusal)
-            self._decided(lane, "eager", refusal)
-            return
-        runner = lane.runners[0]
+        runner = max(lane.runners, key=lambda one: len(one.graph_module.graph.nodes))
         settled, fell_back = weakly(self._training_settled), weakly(self._training_fell_back)
         submit = weakly(self._submit_lane)
         lane.state, lane.sample, lane.final = "building", None, True
         lane.training = TrainingLane(
             runner,
+            whole=whole,
             submit=lambda: submit(lane),
             settled=lambda way, ratio, reason: settled(lane, way, ratio, reason),
             fell_back=lambda reason: fell_back(lane, reason),
             starving=self._starving,
         )
-        runner.training = lane.training.graph
+        if whole:
+            runner.training = lane.training.graph
         self._decided(lane, "eager", "it trains; a few of its steps are recorded first")
 
     def _training_call(self, training: TrainingLane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         __tracebackhide__ = True
         assert self._tracer is not None
-        if not training.begin():
+        try:
+            captured = training.begin()
+        except Exception as error:  # an error of ours: the loop goes on as it was
+            training.give_up(f"an error of deepseek_lab's own: {type(error).__name__}: {error}")
+            captured = False
+        if not captured:
             value = self.eager(*args, **kwargs)
             training.called(hit=False)
         else:
@@ -347,6 +352,7 @@ class Dispatcher:
             tolerance=self._tolerance,
             on_fallback=weakly(self._runner_fell_back),
             on_stale=weakly(self._stale),
+            on_training=weakly(self._runner_trains),
         )
         runner.lasting_effects = lasting_effects()
         self.runners.append(runner)
@@ -599,6 +605,7 @@ class Dispatcher:
 def _on_gradient(value: Any, told: Callable[[], None]) -> None:
     """Tell when a gradient comes back to a call's value. An error of ours must not become one of the backward pass."""
 
+    @unserializable_hook  # type: ignore[untyped-decorator]
     def hook(gradient: Tensor) -> None:
         with contextlib.suppress(Exception):
             told()

@@ -348,6 +348,17 @@ class Run:
             with self._changed:
                 self._pending.discard(pending)
                 self._changed.notify_all()
+            # The verdict was told while the job was still under way: whoever follows the run sees its end with it.
+            record = self.report.graphs[lane.runner.graph_id]
+            self.emit(
+                ev.Decided(
+                    run=self.id,
+                    target=dispatcher.name,
+                    graph=record.graph,
+                    chosen=record.chosen,
+                    reason=record.reason,
+                )
+            )
 
         workshop().submit(
             TrainingJob(

@@ -101,6 +101,7 @@ class GraphRunner:
         precision, tolerance: What the user gave away.
         on_fallback: Told the reason when a call could not use the installed program.
         on_stale: Told when the weights have changed and have then been stable for some calls.
+        on_training: Told when results of an installed program are differentiated.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class GraphRunner:
         tolerance: float | None = None,
         on_fallback: Callable[[GraphRunner, str], None] = lambda runner, reason: None,
         on_stale: Callable[[GraphRunner], None] = lambda runner: None,
+        on_training: Callable[[GraphRunner], None] = lambda runner: None,
     ) -> None:
         self.graph_id = f"graph{next(_numbers)}"
         self.graph_module = graph_module
@@ -140,7 +142,7 @@ class GraphRunner:
         self.lasting_effects = False
         """Whether the captured call changes objects that outlive it, so that repeating it could be seen."""
         self.spec: Spec | None = None
-        self._on_fallback, self._on_stale = on_fallback, on_stale
+        self._on_fallback, self._on_stale, self.on_training = on_fallback, on_stale, on_training
         self._watch: WeightGuard | None = None
         self._stable_calls = 0
         self.num_rebuilds = 0
@@ -461,6 +463,7 @@ class _WithRecomputedBackward(torch.autograd.Function):
         runner: GraphRunner = ctx.runner
         create_graph = torch.is_grad_enabled()
         runner.trains = True
+        runner.on_training(runner)
         arguments = list(ctx.others)
         saved = ctx.saved_tensors
         for index, tensor in zip(ctx.tensor_at, saved, strict=True):

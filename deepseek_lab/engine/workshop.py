@@ -197,12 +197,12 @@ class Workshop:
 
     def _decide(self, job: Job) -> None:
         runner = job.runner
-        if runner.refusal is not None:
-            job.reason = runner.refusal
-            return
         if isinstance(job, TrainingJob):
             self._building = True
             TrainingSearch(job, self.builder, self.store).run()
+            return
+        if runner.refusal is not None:
+            job.reason = runner.refusal
             return
         if runner.trains:
             self._ahead.release(runner.weights_now())

@@ -108,6 +108,8 @@ def _target(run: Run, dispatcher: Dispatcher, literals: dict[str, object], modul
                 graphs.append(made)
         except CaptureError as error:
             reasons.append(error.message)
+    if any(lane.training is not None and lane.state == "fast" for lane in lanes):
+        reasons.append("it is trained, and a loop is no program; %deepseek why says how to write it by hand")
     for record in run.report.graphs.values():
         if record.target == dispatcher.name and record.reason:
             reasons.append(record.reason)

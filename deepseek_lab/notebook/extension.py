@@ -10,6 +10,8 @@ from typing import Any
 from deepseek_lab.notebook import questions
 from deepseek_lab.notebook.completion import matcher
 from deepseek_lab.notebook.header import HeaderTransformer
+from deepseek_lab.notebook.holdings import on_memory_error
+from deepseek_lab.notebook.host import warn
 from deepseek_lab.notebook.magics import Magics
 from deepseek_lab.notebook.parse import Command
 from deepseek_lab.notebook.regions import Regions
@@ -49,6 +51,15 @@ class NotebookHost:
     @namespace.setter
     def namespace(self, _: MutableMapping[str, Any]) -> None:
         raise AttributeError("the namespace is the shell's")
+
+    @property
+    def shell(self) -> Any:
+        """The shell itself."""
+        return self._shell
+
+    @shell.setter
+    def shell(self, _: Any) -> None:
+        raise AttributeError("a host has the shell that it was made for")
 
     @property
     def updates(self) -> bool:
@@ -104,9 +115,11 @@ class NotebookHost:
         ]
 
     def post_run_cell(self, result: Any) -> None:
-        """Remember which cells failed."""
-        if result is not None and not result.success and result.execution_count:
-            self.failed.add(result.execution_count)
+        """Remember which cells failed, and say what helps where memory ran out."""
+        if result is not None and not result.success:
+            if result.execution_count:
+                self.failed.add(result.execution_count)
+            on_memory_error(result.error_in_exec, warn)
 
 
 class Extension:

@@ -248,11 +248,17 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "free",
-            "takes the engine away from everything that it runs, and gives back the memory that it holds",
+            "finds what holds tensors, lets go of what no name of yours holds, and says what holds the rest",
             ("line",),
-            (),
-            (),
-            (("%deepseek free", "says what was freed, in bytes"),),
+            (Operand("NAME", "text", "names of yours to delete", many=True),),
+            (
+                Flag("outputs", "also empty Out and its short names", "switch"),
+                Flag("caches", "also empty the caches of torch.compile", "switch"),
+            ),
+            (
+                ("%ds_free", "after an error: what the failed cell had allocated is free again"),
+                ("%deepseek free losses --outputs", "delete a name, and empty Out"),
+            ),
         ),
         Verb(
             "config",

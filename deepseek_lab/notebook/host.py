@@ -35,6 +35,8 @@ class Host(Protocol):
     """Cell number by run id."""
     updates: bool
     """Whether something already displayed can be changed."""
+    shell: Any
+    """The IPython shell; None in a script."""
 
     def display(self, shown: Shown) -> Callable[[], None]:
         """Show now; the function that is returned shows the same object again, in the same place."""
@@ -118,6 +120,7 @@ class ScriptHost:
         self.always: Command | None = None
         self.run_cells: dict[str, int] = {}
         self.updates = False
+        self.shell: Any = None
         self._source = source
 
     def say(self, text: str) -> None:

@@ -509,21 +509,92 @@ def test_stopped_by_the_user() -> None:
     assert "stopped by the user" in fast.report.summary()
 
 
-def test_a_forward_pass_in_several_graphs_stays_eager_and_says_so() -> None:
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 1)
+class Broken(nn.Module):
+    """A forward pass that is captured in two graphs."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.first(x)
-            torch._dynamo.graph_break()
-            return self.second(x)
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 512), nn.Linear(512, 5)
 
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        torch._dynamo.graph_break()
+        return self.second(x.relu())
+
+
+def test_a_forward_pass_in_several_graphs_gains_by_what_stands_around_them() -> None:
     model = Broken()
     fast = deepseek_lab.optimize(model, precision="bf16")
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    for _ in range(3):
-        model(torch.randn(2, 4)).sum().backward()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = model(torch.randn(16, 64)).square().mean()
+        loss.backward()
         optimizer.step()
-    assert "2 graphs" in fast.report.summary()
+        return loss.item()
+
+    train_until(fast, step, {"kept", "eager"})
+    names = {row.name for row in fast.report.candidates}
+    assert names
+    assert all("memory reuse" in name or "fused optimizer" in name for name in names)
+    assert not any("bf16" in name for name in names)
+
+
+def test_a_search_that_fails_leaves_eager_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepseek_lab.engine.training import search
+
+    def fails(*args: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(search, "ways_for", fails)
+    model = network()
+    fast = deepseek_lab.optimize(model, precision="bf16")
+    step = step_of(model)
+    train_until(fast, step, {"eager"}, limit_s=30)
+    assert "planted" in fast.report.summary()
+
+
+def test_an_error_of_ours_in_a_call_costs_the_speed_up_and_not_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network()
+    fast = deepseek_lab.optimize(model, precision="bf16")
+    step = step_of(model)
+    step()
+
+    def fails() -> bool:
+        raise ZeroDivisionError("planted")
+
+    lane = lane_of(fast)
+    monkeypatch.setattr(lane, "begin", fails)
+    assert math.isfinite(step())
+    assert lane.phase == "eager"
+    assert any("planted" in item.reason for item in fast.report.fallbacks)
+
+
+def test_a_way_that_raises_gives_the_call_back_to_eager() -> None:
+    model = network()
+    fast = deepseek_lab.optimize(model, precision="bf16")
+    step = step_of(model)
+    step(), step()
+    lane = lane_of(fast)
+
+    def raises(arguments: object) -> Any:
+        raise ZeroDivisionError("planted")
+
+    way = Way("channels-last")
+    lane.add_way(way, raises)
+    lane.settle(way, None)
+    assert math.isfinite(step())
+    assert lane.phase == "eager"
+    assert any("planted" in item.reason for item in fast.report.fallbacks)
+
+
+def test_results_that_were_listened_to_can_be_saved_without_a_word(tmp_path: Path, recwarn: Any) -> None:
+    model = network()
+    deepseek_lab.optimize(model)
+    for _ in range(2):
+        out = model(next(batches())[0])
+        torch.save(out, tmp_path / "out.pt")
+    assert not [one for one in recwarn.list if "hook" in str(one.message)]

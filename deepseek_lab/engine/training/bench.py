@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deepseek_lab.engine import allocator
 from deepseek_lab.engine.results import memory_order
-from deepseek_lab.engine.training.problem import Batch, TrainingProblem
+from deepseek_lab.engine.training.problem import Batch, OptimizerProblem, TrainingProblem
 from deepseek_lab.engine.training.ways import Orders, Program, Way, program
 from deepseek_lab.engine.verify import Agreement, _default_float64, widened
 from deepseek_lab.measure.race import Ratio, race
@@ -29,6 +29,7 @@ TIMES_ROUNDING = {"float32": 8.0, "bf16": 2.0, "fp16": 2.0}
 """What is further away than that may be so many times as far as eager is when its weights and inputs alone are
 rounded, or as PyTorch's own autocast is: three bits of float32, one of the others. Where a network amplifies rounding,
 as normalised ones do before they are trained, nothing that computes in another order is nearer."""
+FUSED: dict[str, Any] = {"fused": True, "foreach": None}
 WIDE_S = 60.0
 """float64 is the reference where a step in it is expected to take no longer; else float32's eager mode is."""
 MAX_POINT_BYTES = 1 << 31
@@ -70,6 +71,7 @@ class TrainingBench:
         self._wide: list[Tensor | None] | None = None
         self._yardstick: dict[str, tuple[float, float, float]] = {}
         self._opened: Opened | None = None
+        self._optimizer: OptimizerProblem | None = None
 
     def open(self, directory: str) -> Opened:
         """Load a problem and repeat its steps as they were."""
@@ -297,44 +299,36 @@ class TrainingBench:
         finally:
             allocator.give_back()
 
-    def race_optimizer(self, budget_s: float) -> Ratio:
-        """Race the optimiser's fused form against the one in use, on the gradients of one step."""
-        problem: TrainingProblem = self._problem
-        assert problem.optimizer is not None
-        weights = self._copies()
-        self._loss(self._program(Way()), weights, problem.batches[0])[0].backward()
-        calls = {"eager": problem.optimizer.make(weights).step, "fused": self._fused(weights).step}
-        return race(calls, "eager", budget_s=budget_s)["fused"]
-
-    def check_optimizer(self) -> Agreement:
-        """Take steps with the fused form and with the one in use, on the same gradients."""
-        problem: TrainingProblem = self._problem
-        assert problem.optimizer is not None
-        ours, theirs = self._copies(), self._copies()
-        for weights, optimizer in ((theirs, problem.optimizer.make(theirs)), (ours, self._fused(ours))):
-            for weight, gradient in zip(self._trained(weights), self._first_gradients(), strict=True):
-                weight.grad = None if gradient is None else gradient.clone()
-            for _ in problem.batches:
+    def open_optimizer(self, directory: str) -> Agreement:
+        """Take steps with an optimiser as it is used and in its fused form, on the same gradients."""
+        self._optimizer = problem = OptimizerProblem.load(Path(directory))
+        moved = []
+        for changed in ({}, FUSED):
+            weights = [one.detach().clone().requires_grad_() for one in problem.weights]
+            optimizer = problem.spec.make(weights, **changed)
+            for weight, gradient in zip(weights, problem.gradients(), strict=True):
+                weight.grad = gradient
+            for _ in range(3):
                 optimizer.step()
-        before = self._copies()
-        error = _distance(
-            [new - old for new, old in zip(self._trained(ours), self._trained(before), strict=True)],
-            [new - old for new, old in zip(self._trained(theirs), self._trained(before), strict=True)],
-        )
+            moved.append([new.detach() - old for new, old in zip(weights, problem.weights, strict=True)])
+        error = _distance(moved[1], moved[0])
         ok = error <= ENOUGH["float32"]
         return Agreement(ok, error, 0.0, "" if ok else f"its updates differ (rel {error:.1g})")
 
-    def _trained(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return [one for one in weights if one.requires_grad]
-
-    def _first_gradients(self) -> list[Tensor | None]:
-        problem: TrainingProblem = self._problem
-        return self._eager[0].gradients[: sum(problem.trained)]
+    def race_optimizer(self, budget_s: float) -> Ratio:
+        """Race the optimiser's fused form against the one in use."""
+        problem = self._optimizer
+        assert problem is not None
+        weights = [one.detach().clone().requires_grad_() for one in problem.weights]
+        for weight, gradient in zip(weights, problem.gradients(), strict=True):
+            weight.grad = gradient
+        calls = {"eager": problem.spec.make(weights).step, "fused": problem.spec.make(weights, **FUSED).step}
+        return race(calls, "eager", budget_s=budget_s)["fused"]
 
     def _fused(self, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
         problem: TrainingProblem = self._problem
         assert problem.optimizer is not None
-        return problem.optimizer.make(weights, fused=True, foreach=None)
+        return problem.optimizer.make(weights, **FUSED)
 
     def _step(self, way: Way, weights: Sequence[Tensor]) -> Callable[[], None]:
         problem: TrainingProblem = self._problem

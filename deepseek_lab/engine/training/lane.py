@@ -51,10 +51,20 @@ class GraphTraining:
         """Run the graph with gradients."""
         runner, program = self._runner, self.program
         if program is not None:
-            outputs = (
-                self._guarded(program, arguments) if self.lowers else program(runner.tensors_of(arguments))
-            )
-            return runner.results_of(outputs, arguments)
+            try:
+                guarded = self.lowers
+                outputs = (
+                    self._guarded(program, arguments) if guarded else program(runner.tensors_of(arguments))
+                )
+                return runner.results_of(outputs, arguments)
+            except (
+                Exception
+            ) as error:  # where the code itself is wrong, eager raises it once more, as its own
+                self.program = None
+                self._fell_back(
+                    f"it raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+                )
+                return runner.eager(*arguments)
         if (recorder := self.recorder) is None:
             return runner.eager(*arguments)
         recorder.begins(arguments)
@@ -96,7 +106,9 @@ class TrainingLane:
     """One kind of call that trains.
 
     Args:
-        runner: Its graph.
+        runner: Its graph, or the largest one where it has several.
+        whole: Whether that graph is all of the call. Else it is called as it is, and only what stands around graphs
+            can be changed.
         submit: Called once the steps are recorded.
         settled: Called with what stays and what it brought; from the user's thread or from the workshop's.
         fell_back: Told why a way was given up.
@@ -107,14 +119,15 @@ class TrainingLane:
         self,
         runner: GraphRunner,
         *,
+        whole: bool = True,
         submit: Callable[[], None],
         settled: Callable[[Way, Ratio | None, str], None],
         fell_back: Callable[[str], None],
         starving: Callable[[], bool] = lambda: False,
     ) -> None:
         self.phase = "recording"
-        self.runner = runner
-        self.graph = GraphTraining(runner, weakly(self._gave_up))
+        self.runner, self.whole = runner, whole
+        self.graph = GraphTraining(runner, weakly(self.give_up))
         self.graph.recorder = self.recorder = Recorder(runner)
         self.way = Way()
         """What runs outside of a race."""
@@ -154,10 +167,10 @@ class TrainingLane:
             self._pure = self._pure and gap <= max(MAX_GAP_S, 10 * self._gap_s)
             self._gap_s = gap
         self._num_calls += 1
-        if self.phase == "searching" and self._starving():
+        if self.phase == "searching" and self._num_calls == 1 and self._starving():
             time.sleep(min(settings.donated_share * self._step_s, MAX_PAUSE_S))
         if self.phase == "recording":
-            return True
+            return self.whole
         way = self._now()
         allocator.keep(way.keeps)
         self.graph.program = self._programs.get(way.graph)
@@ -211,7 +224,9 @@ class TrainingLane:
         self._boundary, self._num_calls, self._differentiated, self._pure = now, 0, False, True
         if pure:
             self._step_s = elapsed
-        if self.phase == "recording":
+        if self.phase == "recording" and not self.whole:
+            self._recorded()
+        elif self.phase == "recording":
             self.recorder.step_ends()
             if self.recorder.complete or (self.recorder.hopeless and self.recorder.num_batches):
                 self._recorded()
@@ -307,7 +322,8 @@ class TrainingLane:
             steps.leave(self)
         self._settled(way, ratio, reason)
 
-    def _gave_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """Stay in eager mode from now on."""
         self._fell_back(reason)
         self.settle(Way(), None, reason)
 

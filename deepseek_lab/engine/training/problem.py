@@ -90,6 +90,30 @@ class OptimizerSpec:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class OptimizerProblem:
+    """An optimiser and the weights that it trains."""
+
+    spec: OptimizerSpec
+    weights: tuple[Tensor, ...]
+
+    def save(self, directory: Path) -> None:
+        """Write for the builder process."""
+        (directory / "optimizer.pickle").write_bytes(pickle.dumps(self.spec))
+        save_tensors(directory / "optimizer.bin", self.weights)
+
+    @classmethod
+    def load(cls, directory: Path) -> OptimizerProblem:
+        """Read what :meth:`save` wrote."""
+        spec = pickle.loads((directory / "optimizer.pickle").read_bytes())
+        return cls(spec, tuple(load_tensors(directory / "optimizer.bin")))
+
+    def gradients(self) -> list[Tensor]:
+        """Random ones, about as large as gradients are."""
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn(one.shape, generator=generator).to(one.dtype).mul_(1e-2) for one in self.weights]
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -9,9 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import unserializable_hook
 
 from deepseek_lab.engine.runtime import GraphRunner
-from deepseek_lab.engine.training.problem import Batch, OptimizerSpec, TrainingProblem
+from deepseek_lab.engine.training.problem import (
+    Batch,
+    OptimizerProblem,
+    OptimizerSpec,
+    TrainingProblem,
+)
 from deepseek_lab.engine.training.tape import Loss, LossTape
 
 NUM_BATCHES = 3
@@ -64,8 +71,12 @@ class Recorder:
     def begins(self, arguments: Sequence[Any]) -> None:
         """The graph is about to be called."""
         self._tries += 1
+        self._call = None
         live = self._runner.live_of(arguments)
-        with torch.no_grad():
+        with (
+            contextlib.suppress(RuntimeError),
+            torch.no_grad(),
+        ):  # no memory for copies: this step is not recorded
             self._call = _Call(tuple(one.detach().clone() for one in live), torch.get_rng_state())
 
     def returned(self, results: Sequence[Any]) -> None:
@@ -76,7 +87,7 @@ class Recorder:
         call.results = tuple(results)
         for number, one in enumerate(results):
             if isinstance(one, Tensor) and one.requires_grad:
-                one.register_hook(functools.partial(self._flowed, call, number))
+                one.register_hook(unserializable_hook(functools.partial(self._flowed, call, number)))
 
     def watch(self) -> None:
         """The call has ended: record what the loop makes of the results."""
@@ -96,7 +107,8 @@ class Recorder:
 
     @staticmethod
     def _flowed(call: _Call, number: int, gradient: Tensor) -> None:
-        call.gradients.setdefault(number, gradient.detach().clone())
+        with contextlib.suppress(RuntimeError):  # as above
+            call.gradients.setdefault(number, gradient.detach().clone())
 
     def step_ends(self) -> None:
         """Make a batch of the call, if its results were differentiated."""
@@ -136,6 +148,14 @@ class Recorder:
             loss=self._loss if self._has_loss else None,
             optimizer=None if optimizer is None else OptimizerSpec.of(optimizer, weights),
         )
+
+    def optimizer_problem(self, optimizer: torch.optim.Optimizer | None) -> OptimizerProblem | None:
+        """The optimiser with the weights that it trains; None where it is none of PyTorch's."""
+        if optimizer is None:
+            return None
+        weights = [one for group in optimizer.param_groups for one in group["params"]]
+        spec = OptimizerSpec.of(optimizer, weights)
+        return None if spec is None else OptimizerProblem(spec, tuple(one.detach() for one in weights))
 
     def release(self) -> None:
         """Hold nothing any more."""

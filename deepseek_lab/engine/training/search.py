@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from deepseek_lab.engine.search import Job, times
 from deepseek_lab.engine.store import Key, Store
 from deepseek_lab.engine.training.bench import Opened
 from deepseek_lab.engine.training.lane import TrainingLane
-from deepseek_lab.engine.training.problem import TrainingProblem
+from deepseek_lab.engine.training.problem import OptimizerProblem, TrainingProblem
 from deepseek_lab.engine.training.ways import Way, program, ways_for
 from deepseek_lab.engine.verify import Agreement
 from deepseek_lab.measure import machine
@@ -50,7 +51,7 @@ class TrainingSearch:
         self._ended: dict[str, ev.CandidateEnded] = {}
         self._agreed: list[Way] = []
         """Ways that give the same results, as far as they were found."""
-        self._fused = False
+        self._reason = ""
 
     def run(self) -> None:
         """Decide the lane; where its steps cannot be repeated it stays in eager mode."""
@@ -58,7 +59,7 @@ class TrainingSearch:
         try:
             self._decide()
         except Interrupted:
-            self._settle(f"stopped by the user{' before anything was won' if self._won == Way() else ''}")
+            self._stop()
         except Exception as error:
             message = (
                 error.message if isinstance(error, BuildError | CaptureError | ArtifactError) else str(error)
@@ -67,27 +68,23 @@ class TrainingSearch:
             lane.settle(Way(), None, self._job.reason)
 
     def _decide(self) -> None:
-        lane = self._lane
-        problem = lane.recorder.problem(lane.optimizer)
-        ways = ways_for(problem.problem)
-        key = self._key(problem, ways)
+        lane, recorder = self._lane, self._lane.recorder
+        problem = recorder.problem(lane.optimizer) if lane.whole else None
+        ways = ways_for(problem.problem) if problem is not None else []
+        optimizer = recorder.optimizer_problem(lane.optimizer)
+        key = self._key(problem, ways, optimizer)
         entry = self._store.get(key)
         if entry is not None and self._reuse(entry.record, problem):
             return
-        can_fuse = problem.optimizer is not None and problem.optimizer.can_fuse
-        if not ways and not can_fuse and not allocator.available():
-            self._settle(
-                "there is no other way to run its steps in this precision; --precision bf16 opens one"
-            )
-            return
         scratch = self._store.scratch()
         try:
-            quietly(lambda: problem.save(scratch))
-            self._opened = self._ask("open", str(scratch))
-            if self._opened.refusal is not None:
-                self._settle(self._opened.refusal)
-                return
-            self._search(problem, ways, can_fuse=can_fuse)
+            if allocator.available():
+                self._keep()
+            if problem is not None and ways:
+                self._try_all(problem, ways, scratch)
+            if optimizer is not None and optimizer.spec.can_fuse:
+                self._fuse(optimizer, scratch)
+            self._settle(problem, scratch)
             self._remember(key)
         finally:
             with contextlib.suppress(BuildError):
@@ -95,20 +92,59 @@ class TrainingSearch:
                     self._builder.ask("close", budget_s=30.0)
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _search(self, problem: TrainingProblem, ways: list[Way], *, can_fuse: bool) -> None:
-        if allocator.available():
-            keeping = Way(keeps=True)
-            self._started(keeping)
-            self._verdict(keeping, "lost", "the same values", max_rel_error=0.0, eager_rel_error=0.0)
-            self._try(keeping)
+    def _keep(self) -> None:
+        """Try what changes no value and needs nobody to look at it."""
+        way = Way(keeps=True)
+        self._started(way)
+        self._verdict(way, "lost", "the same values", max_rel_error=0.0, eager_rel_error=0.0)
+        self._try(way)
+
+    def _try_all(self, problem: TrainingProblem, ways: list[Way], scratch: Path) -> None:
+        if not self._open(problem, scratch):
+            return
         for way in ways:
             contender = dataclasses.replace(way, keeps=self._won.keeps)
             if self._check(contender):
                 self._lane.add_way(contender, self._program(problem, contender))
                 self._try(contender)
-        if can_fuse and self._optimizer():
-            self._fused = True
-        self._settle("")
+
+    def _open(self, problem: TrainingProblem, scratch: Path) -> bool:
+        """Have the builder repeat the steps; whether that can be done."""
+        if not self._opened.orders:
+            quietly(lambda: problem.save(scratch))
+            self._opened = self._ask("open", str(scratch))
+            self._reason = self._opened.refusal or ""
+        return self._opened.refusal is None
+
+    def _fuse(self, problem: OptimizerProblem, scratch: Path) -> None:
+        """Try the optimiser's fused form, where its step alone is worth it."""
+        way = dataclasses.replace(self._won, fused=True)
+        self._started(way)
+        try:
+            quietly(lambda: problem.save(scratch))
+            found = self._ask("open_optimizer", str(scratch))
+            if not found.ok:
+                self._verdict(way, "refused", found.detail, max_rel_error=found.max_rel_error)
+                return
+            alone = self._ask("race_optimizer", OPTIMIZER_RACE_S)
+        except Interrupted:
+            self._verdict(way, "skipped", "stopped by the user")
+            raise
+        except BuildError as error:
+            self._verdict(way, "failed", error.message)
+            return
+        reason = f"the optimizer's step alone {alone.speedup:.2f}x"
+        before = self._ended.get(self._won.name)
+        words = [before.reason, reason] if before is not None else [reason]
+        errors = {"max_rel_error": found.max_rel_error, "eager_rel_error": 0.0}
+        if before is not None:
+            errors["max_rel_error"] = max(found.max_rel_error, before.max_rel_error or 0.0)
+            errors["eager_rel_error"] = before.eager_rel_error or 0.0
+        if alone.ci95[0] > 1.0 and alone.speedup > OPTIMIZER_GAIN:
+            self._verdict(way, "lost", "; ".join(filter(None, words)), **errors)
+            self._try(way)
+        else:
+            self._verdict(way, "skipped", reason, **errors)
 
     def _started(self, way: Way) -> None:
         job = self._job
@@ -162,75 +198,49 @@ class TrainingSearch:
             self._won, self._ratio = way, ratio
             self._lane.prefer(way)
 
-    def _optimizer(self) -> bool:
-        """Whether the optimiser's fused form gives the same updates, faster."""
-        way = Way(fused=True)
-        self._started(way)
-        try:
-            found = self._ask("check_optimizer")
-            if not found.ok:
-                self._verdict(way, "refused", found.detail, max_rel_error=found.max_rel_error)
-                return False
-            ratio = self._ask("race_optimizer", OPTIMIZER_RACE_S)
-        except Interrupted:
-            self._verdict(way, "skipped", "stopped by the user")
-            raise
-        except BuildError as error:
-            self._verdict(way, "failed", error.message)
-            return False
-        reason = "times of the optimiser's step alone"
-        self._verdict(way, "lost", reason, max_rel_error=found.max_rel_error, **times(ratio))
-        return bool(ratio.ci95[0] > 1.0 and ratio.speedup > OPTIMIZER_GAIN)
-
     # -- the end ------------------------------------------------------------------------------------
 
-    def _settle(self, reason: str) -> None:
+    def _settle(self, problem: TrainingProblem | None, scratch: Path) -> None:
         """Have the best way stay; where the loop took no steps to tell, the copies do, and later steps confirm."""
         job, lane = self._job, self._lane
-        untimed = any(self._ended[way.name].speedup is None for way in self._agreed)
-        confirm = not job.stop.is_set() and untimed and self._on_copies()
-        if self._fused and not job.stop.is_set():
-            self._won = dataclasses.replace(self._won, fused=True)
-            self._whole()
-            confirm = True
+        confirm = False
+        untimed = [way for way in self._agreed if self._ended[way.name].speedup is None]
+        if untimed and not job.stop.is_set():
+            if problem is not None and self._open(problem, scratch):
+                confirm = self._on_copies()
+            elif self._won == Way() and problem is None:
+                self._won, confirm = untimed[-1], True  # the next steps are the first to tell
         if self._won == Way():
-            lane.settle(Way(), None, reason)
-            job.reason = reason
+            lane.settle(Way(), None, self._reason)
+            job.reason = self._reason
             return
         self._tell_plan(self._won)
-        parts = [self._ended[one.name] for one in self._parts() if one.name in self._ended]
-        errors = [one.max_rel_error or 0.0 for one in parts]
-        usual = [one.eager_rel_error or 0.0 for one in parts]
-        numbers = times(self._ratio) if self._ratio is not None else {}
-        self._verdict(
-            self._won,
-            "won",
-            "; ".join(dict.fromkeys(one.reason for one in parts if one.reason)),
-            max_rel_error=max(errors, default=0.0),
-            eager_rel_error=max(usual, default=0.0),
-            **numbers,
-        )
+        self._tell(dataclasses.replace(self._ended[self._won.name], status="won"))
         job.chosen, job.ratio = self._won.name, self._ratio
-        lane.settle(self._won, self._ratio, reason, confirm=confirm)
+        lane.settle(self._won, self._ratio, self._reason, confirm=confirm)
 
-    def _whole(self) -> None:
-        """Race whole steps of what was put together, on copies: parts alone say nothing of a step."""
-        try:
-            self._ratio = self._ask("race", [self._won], settings.race_budget_s)[self._won.name]
-        except BuildError:
-            self._won = dataclasses.replace(self._won, fused=False)
-
-    def _parts(self) -> tuple[Way, ...]:
-        """What the best way was put together from."""
-        return dataclasses.replace(self._won, fused=False), Way(fused=self._won.fused)
+    def _stop(self) -> None:
+        """End as things stand."""
+        if self._won == Way():
+            self._reason = "stopped by the user before anything was won"
+            self._lane.settle(Way(), None, self._reason)
+            return
+        self._tell_plan(self._won)
+        self._lane.settle(self._won, self._ratio, "stopped by the user")
 
     def _on_copies(self) -> bool:
         """Race whole steps on copies. Returns whether the loop's own steps are still to confirm what was found."""
+        keeps = allocator.available()
+        fused = any(way.fused for way in self._agreed)
         contenders = list(
             dict.fromkeys(
                 one
                 for way in self._agreed
-                for one in (way, dataclasses.replace(way, keeps=allocator.available()))
+                for one in (
+                    way,
+                    dataclasses.replace(way, keeps=keeps),
+                    dataclasses.replace(way, keeps=keeps, fused=fused),
+                )
             )
         )
         try:
@@ -249,8 +259,10 @@ class TrainingSearch:
             return False
         self._won, self._ratio = best, raced[best.name]
         if best.name not in self._ended:
-            plain = self._ended[dataclasses.replace(best, keeps=False).name]
-            self._tell(dataclasses.replace(plain, candidate=best.name, **times(self._ratio)))
+            plain = [one for one in self._agreed if one.graph == best.graph and one.name in self._ended]
+            self._tell(
+                dataclasses.replace(self._ended[plain[0].name], candidate=best.name, **times(self._ratio))
+            )
         return True
 
     def _verdict(self, way: Way, status: str, reason: str = "", **numbers: Any) -> None:
@@ -280,20 +292,27 @@ class TrainingSearch:
 
     # -- what is remembered -------------------------------------------------------------------------
 
-    def _key(self, problem: TrainingProblem, ways: list[Way]) -> Key:
-        spec, digest = problem.problem.spec, hashlib.sha256()
-        digest.update(problem.loss.graph.code.encode() if problem.loss is not None else b"")
-        digest.update(repr((problem.trained, problem.differentiable, problem.optimizer)).encode())
+    def _key(
+        self, problem: TrainingProblem | None, ways: list[Way], optimizer: OptimizerProblem | None
+    ) -> Key:
+        runner, digest = self._job.runner, hashlib.sha256()
+        graph = runner.spec.graph_key if runner.spec is not None else runner.graph_module.code
+        digest.update(graph.encode())
+        if problem is not None:
+            digest.update(problem.loss.graph.code.encode() if problem.loss is not None else b"")
+            digest.update(repr((problem.trained, problem.differentiable)).encode())
+        if optimizer is not None:
+            digest.update(repr((optimizer.spec, [tuple(one.shape) for one in optimizer.weights])).encode())
         return Key.of(
-            graph=f"training {spec.graph_key}",
-            weights=digest.hexdigest()[:32],
-            threads=str(spec.num_threads),
+            graph=f"training {digest.hexdigest()[:32]}",
+            weights="any",
+            threads=str(torch.get_num_threads()),
             candidates=",".join(way.name for way in ways),
             versions=",".join(f"{name} {version}" for name, version in sorted(machine.versions().items())),
             processor=f"{machine.processor()} {machine.features()}",
         )
 
-    def _reuse(self, record: dict[str, Any], problem: TrainingProblem) -> bool:
+    def _reuse(self, record: dict[str, Any], problem: TrainingProblem | None) -> bool:
         """Begin with what an earlier process found; the loop's own steps confirm it."""
         job, lane = self._job, self._lane
         way = Way(**record["way"])
@@ -306,16 +325,17 @@ class TrainingSearch:
             event = ev.from_dict({**data, "run": job.run, "graph": job.runner.graph_id, "cached": True})
             if isinstance(event, ev.CandidateEnded):
                 self._tell(event)
-        if way.keeps and not allocator.available():
+        if (way.keeps and not allocator.available()) or (way.graph != Way() and problem is None):
             return False
         if way == Way():
             lane.settle(way, None, record["reason"])
             job.reason = record["reason"]
             return True
-        lane.add_way(way, self._program(problem, way))
+        if problem is not None and way.graph != Way():
+            lane.add_way(way, self._program(problem, way))
         self._tell_plan(way)
         live = record["ratio"]
-        ratio = Ratio(live["speedup"], tuple(live["ci95"]), live["base_ms"], live["median_ms"], 0)
+        ratio = live and Ratio(live["speedup"], tuple(live["ci95"]), live["base_ms"], live["median_ms"], 0)
         job.chosen, job.ratio = way.name, ratio
         lane.settle(way, ratio, confirm=True)
         return True

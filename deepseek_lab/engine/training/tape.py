@@ -129,7 +129,7 @@ class LossTape(TorchFunctionMode):
     def _loss(self, loss: Tensor) -> Loss | None:
         try:
             return _Builder(self._results, self._needed(loss)).build(loss)
-        except _NotPlain:
+        except Exception:  # what a loss may be made of has no end; then its gradients stand for it
             return None
 
     def _needed(self, loss: Tensor) -> list[_Call]:
@@ -153,6 +153,18 @@ def _in_place(call: _Call) -> bool:
         name in ("__setitem__", "__set__")
         or (name.endswith("_") and not name.endswith("__"))
         or "out" in call.kwargs
+    )
+
+
+def _is_pytorchs(function: Any) -> bool:
+    """Whether another process knows a function: one of the notebook's it does not."""
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        return False
+    return str(getattr(function, "__module__", None) or "torch").partition(".")[0] in (
+        "torch",
+        "builtins",
+        "_operator",
     )
 
 
@@ -197,6 +209,8 @@ class _Builder:
 
     def _add(self, call: _Call) -> None:
         function: Any = call.function
+        if not _is_pytorchs(function):
+            raise _NotPlain(str(function))
         args, kwargs = tree_map(self._word, call.args), tree_map(self._word, call.kwargs)
         if getattr(function, "__name__", "") == "__get__":  # a property, as ``tensor.T``
             args, kwargs = (args[0], function.__self__.__name__), {}

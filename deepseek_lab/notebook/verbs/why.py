@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from deepseek_lab.base.report import CandidateRow, GraphRecord, OptimizeReport
 from deepseek_lab.notebook.host import Host
 from deepseek_lab.notebook.plan import Plan
@@ -23,6 +25,8 @@ def explain(report: OptimizeReport) -> Shown:
         rows = [row for row in report.rows.values() if row.graph == record.graph]
         rows.sort(key=lambda row: (row.median_ms is None, row.median_ms or 0.0, row.name))
         parts.append(table(_heading(record), _COLUMNS, [_row(row) for row in rows]))
+        if record.plan and record.chosen != "eager":
+            parts.append(_code("the same by hand", record.plan))
     if report.breaks:
         rows_of = [(place(item.file, item.line), item.target, item.reason) for item in report.breaks]
         parts.append(
@@ -39,6 +43,11 @@ def explain(report: OptimizeReport) -> Shown:
     text = "\n\n".join(repr(part) for part in parts)
     html_text = "".join(part.bundle().get("text/html", "") for part in parts)
     return Shown(text, html_text=html_text, data=report.to_dict())
+
+
+def _code(title: str, code: str) -> Shown:
+    text = "\n".join([title, *("  " + line for line in code.rstrip().splitlines())])
+    return Shown(text, html_text=f"<div>{html.escape(title)}</div><pre>{html.escape(code)}</pre>")
 
 
 def _heading(record: GraphRecord) -> str:
