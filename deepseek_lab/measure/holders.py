@@ -230,7 +230,10 @@ def _reachable(values: Sequence[Any], visited: set[int]) -> Iterator[Tensor]:
 def _next(one: Any) -> Iterable[Any]:
     """What an object holds, without the namespaces that functions and frames only look things up in."""
     if isinstance(one, types.FrameType):
-        return list(one.f_locals.values())
+        # A library's frame leads to whatever its objects know; a cell's own has the notebook's names, told elsewhere.
+        module = one.f_globals.get("__name__")
+        cell = one.f_locals is one.f_globals
+        return [] if cell or (_is_library(module) and module != "__main__") else list(one.f_locals.values())
     if isinstance(one, types.TracebackType):
         return [one.tb_frame, one.tb_next]
     if isinstance(one, types.FunctionType):

@@ -112,6 +112,7 @@ def forget_outputs(shell: Any) -> None:
     own["Out"].clear()
     hook = shell.displayhook
     for name in [name for name in own if _OUTPUT.fullmatch(name)]:
+        shell.user_ns_hidden.pop(name, None)  # it keeps the values too
         if name.strip("_"):
             del own[name]
         else:

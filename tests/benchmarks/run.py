@@ -17,6 +17,9 @@ TABLES = (
     ("notebook_cost",),
     ("kernels",),
     ("profile",),
+    ("training", "resnet50"),
+    ("training", "float32"),
+    ("training", "convergence"),
 )
 
 

@@ -340,7 +340,7 @@ def test_two_models_with_an_optimizer_each() -> None:
 
     assert train(generator, critic, 8) == train(*twins, 8)
     for one in fast:
-        assert lane_of(one).phase in ("recording", "searching", "eager")
+        assert lane_of(one).phase in ("recording", "searching", "racing", "eager")
 
 
 def test_clipping_schedules_averages_and_evaluation_inside_of_the_loop() -> None:

@@ -101,6 +101,8 @@ class TrainingSearch:
 
     def _try_all(self, problem: TrainingProblem, ways: list[Way], scratch: Path) -> None:
         if not self._open(problem, scratch):
+            job = self._job
+            job.emit(ev.Noted(run=job.run, text=f"{job.target} runs its graph as it is: {self._reason}"))
             return
         for way in ways:
             contender = dataclasses.replace(way, keeps=self._won.keeps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -128,6 +128,8 @@ class LossTape(TorchFunctionMode):
 
     def _loss(self, loss: Tensor) -> Loss | None:
         try:
+            if _has_own_backward(loss, {one.grad_fn for one in self._results}):
+                return None
             return _Builder(self._results, self._needed(loss)).build(loss)
         except Exception:  # what a loss may be made of has no end; then its gradients stand for it
             return None
@@ -154,6 +156,20 @@ def _in_place(call: _Call) -> bool:
         or (name.endswith("_") and not name.endswith("__"))
         or "out" in call.kwargs
     )
+
+
+def _has_own_backward(loss: Tensor, ends: Collection[Any]) -> bool:
+    """Whether a gradient comes back through a function of the user's own, whose backward pass no recording holds."""
+    left, seen = [loss.grad_fn], set(ends)
+    while left and len(seen) < MAX_OPERATIONS * 4:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        left.extend(following for following, _ in node.next_functions)
+    return bool(left)
 
 
 def _is_pytorchs(function: Any) -> bool:

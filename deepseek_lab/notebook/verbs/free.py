@@ -69,8 +69,10 @@ def _survey(shell: Any, *, collect: bool = False) -> tuple[list[Holder], int] | 
     """Who holds what, and the bytes of all tensors; None where no tensor can be, as torch is not imported."""
     if not torch_loaded():
         return None
-    from deepseek_lab.measure import holders
-
+    try:
+        from deepseek_lab.measure import holders
+    except ImportError:  # a torch that is none
+        return None
     if collect:
         holders.give_back()
     found: list[holdings.Held] = []
