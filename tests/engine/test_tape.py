@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,6 +202,8 @@ def test_kept_memory_costs_no_page_faults_and_is_given_back() -> None:
         kept, held = faults(), resident()
     finally:
         allocator.give_back()
-    assert usual > 40_000
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not huge.exists() or "[always]" not in huge.read_text():  # else a fault is 512 pages
+        assert usual > 40_000
     assert kept < usual / 20
     assert held - resident() > 200 << 20

@@ -119,22 +119,52 @@ def test_a_loop_is_recorded_searched_and_raced_in_its_own_steps() -> None:
     assert (lane.graph.program is None) == (lane.way.graph == Way())
 
 
-def test_while_it_is_searched_a_loop_computes_what_it_computed_before() -> None:
+def _differs(lane: Any) -> bool:
+    """Whether a lane may run now in a way that rounds otherwise than eager."""
+    training = lane.training
+    ways = (training.way, training._contender) if training is not None else ()
+    return any(way.graph != Way() or way.fused for way in ways)
+
+
+def test_until_something_is_installed_a_loop_computes_what_it_computed_before() -> None:
     made = network(dropout=0.3)
     plain, model = copy.deepcopy(made), made
     torch.manual_seed(7)
     theirs = step_of(plain)
     expected = [theirs() for _ in range(30)]
-    state = torch.get_rng_state()
     torch.manual_seed(7)
     fast = deepseek_lab.optimize(model, precision="bf16")
     ours, losses = step_of(model), []
-    for _ in range(30):
-        losses.append(ours())
-        if (training := [lane.training for lane in _lanes(fast)]) and training[0] is not None:
-            assert training[0].phase in ("recording", "searching"), "raced already; take fewer steps"
-    assert losses == expected
-    assert torch.equal(torch.get_rng_state(), state)
+    while len(losses) < 30:
+        loss = ours()
+        if any(map(_differs, _lanes(fast))):
+            break
+        losses.append(loss)
+    assert losses == expected[: len(losses)]
+    assert len(losses) > 4  # those that are recorded, and one more
+
+
+def test_memory_reuse_changes_no_bit() -> None:
+    made = nn.Sequential(nn.Flatten(), nn.Linear(1728, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 5))
+    plain, model = copy.deepcopy(made), made
+    fast = deepseek_lab.optimize(model)
+    found = []
+    for one in (plain, model):
+        torch.manual_seed(7)
+        optimizer, data, losses = torch.optim.RMSprop(one.parameters(), 1e-3), batches(), []
+        for number in range(40):
+            x, y = next(data)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(one(x), y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if number == 2 and one is model:  # before the search begins
+                use(fast, Way(keeps=True))
+        found.append((losses, torch.get_rng_state()))
+    assert lane_of(fast).phase == "kept"
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
     for one, other in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
@@ -218,7 +248,7 @@ def test_an_optimizer_is_fused_for_its_steps_and_as_it_was_between_them() -> Non
             loss = one(x).square().sum()
             optimizer.zero_grad()
             loss.backward()
-            if number == 4 and one is model:
+            if number == 2 and one is model:  # before the search begins
                 use(fast, Way(fused=True))
             optimizer.step()
             assert not optimizer.param_groups[0]["fused"]
@@ -227,7 +257,7 @@ def test_an_optimizer_is_fused_for_its_steps_and_as_it_was_between_them() -> Non
         return made
 
     assert losses(model) == pytest.approx(losses(twin), rel=1e-4)
-    assert seen[:8] == [None, None, None, None, True, True, True, True]
+    assert seen[:8] == [None, None, True, True, True, True, True, True]
 
 
 class Saturating(nn.Module):
@@ -372,7 +402,7 @@ def test_clipping_schedules_averages_and_evaluation_inside_of_the_loop() -> None
         return losses
 
     assert train(model) == train(twin)
-    assert lane_of(fast).phase in ("recording", "searching")
+    assert lane_of(fast).phase in ("recording", "searching", "racing")
 
 
 def test_accumulated_gradients_count_as_one_step() -> None:

@@ -57,13 +57,10 @@ class GraphTraining:
                     self._guarded(program, arguments) if guarded else program(runner.tensors_of(arguments))
                 )
                 return runner.results_of(outputs, arguments)
-            except (
-                Exception
-            ) as error:  # where the code itself is wrong, eager raises it once more, as its own
+            except Exception as error:  # where the code itself is wrong, eager raises that once more
                 self.program = None
-                self._fell_back(
-                    f"it raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-                )
+                words = str(error).strip().partition("\n")[0][:200]
+                self._fell_back(f"it raised {type(error).__name__}: {words}")
                 return runner.eager(*arguments)
         if (recorder := self.recorder) is None:
             return runner.eager(*arguments)
@@ -202,7 +199,7 @@ class TrainingLane:
         self.recorder.stop()
         self._put_back()
         if self._now().fused:
-            for group in optimizer.param_groups:
+            for group in (one for one in optimizer.param_groups if "fused" in one):
                 self._flags.append((group, group.get("fused"), group.get("foreach")))
                 group["fused"], group["foreach"] = True, False
 
@@ -287,6 +284,7 @@ class TrainingLane:
             self._contender, self._ratio = way, None
             self._race = LiveRace(drops_first=way.keeps != self.way.keeps)
             self._confirming = False
+            self._pure = False  # the step under way began otherwise
             self.phase = "racing"
         while not self._judged.wait(0.05):
             with self._lock:

@@ -112,7 +112,7 @@ class TrainingSearch:
 
     def _open(self, problem: TrainingProblem, scratch: Path) -> bool:
         """Have the builder repeat the steps; whether that can be done."""
-        if not self._opened.orders:
+        if not self._opened.orders and self._opened.refusal is None:
             quietly(lambda: problem.save(scratch))
             self._opened = self._ask("open", str(scratch))
             self._reason = self._opened.refusal or ""
