@@ -9,6 +9,9 @@ from typing import Any
 
 from deepseek_lab.base import events as ev
 
+SUPERSEDED = "superseded by a later capture of the same kind of call"
+"""Why a graph is no longer asked."""
+
 
 @dataclasses.dataclass
 class CandidateRow:
@@ -141,7 +144,7 @@ class OptimizeReport:
     @property
     def main_graph(self) -> GraphRecord | None:
         """The graph with the most operations: the one that a one-line summary speaks of."""
-        return max(self.graphs.values(), key=lambda g: len(g.nodes), default=None)
+        return max(self.graphs.values(), key=lambda g: (g.reason != SUPERSEDED, len(g.nodes)), default=None)
 
     @property
     def decided(self) -> bool:

@@ -19,6 +19,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.hooks import unserializable_hook
 
 from deepseek_lab.base import events as ev
+from deepseek_lab.base.report import SUPERSEDED
 from deepseek_lab.base.settings import settings
 from deepseek_lab.capture.nodes import call_site, graph_nodes
 from deepseek_lab.engine.lanes import TOO_SHORT_S, Lane, exact_shapes, is_step, lane_key, literals, timed
@@ -114,7 +115,7 @@ class Dispatcher:
             self._fell_back(lane, "hooks of all modules are registered; run in eager mode")
             return self.eager(*args, **kwargs)
         if lane.training is not None:
-            return self._training_call(lane.training, args, kwargs)
+            return self._training_call(lane, lane.training, args, kwargs)
         state = lane.state
         if state == "fast":
             return self._fast(lane, args, kwargs)
@@ -175,7 +176,9 @@ class Dispatcher:
             runner.training = lane.training.graph
         self._decided(lane, "eager", "it trains; a few of its steps are recorded first")
 
-    def _training_call(self, training: TrainingLane, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _training_call(
+        self, lane: Lane, training: TrainingLane, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         __tracebackhide__ = True
         assert self._tracer is not None
         try:
@@ -194,9 +197,22 @@ class Dispatcher:
             finally:
                 self._local.inside = False
             training.called(hit=training.runner.num_calls > before)
+            if training.fits_nothing:
+                self._missed_training(lane, training)
+                return value
         if training.optimizer is None:
             _on_gradient(value, weakly(training.differentiated))
         return value
+
+    def _missed_training(self, lane: Lane, training: TrainingLane) -> None:
+        """What was captured fits no call: some models change themselves in their first one. Capture a later one."""
+        training.runner.training = None
+        if lane.num_captures >= 3:
+            training.whole = False
+            return
+        training.close()
+        lane.training, lane.state, lane.final = None, "new", False
+        lane.missed_s = lane.capture_s / settings.retrace_budget + 1.0
 
     def _submit_lane(self, lane: Lane) -> None:
         if lane.training is not None:
@@ -314,7 +330,7 @@ class Dispatcher:
         hit = [r for r in self.runners if r.num_calls > known.get(id(r), 0)]
         for runner in lane.runners:
             if runner not in hit:
-                self._conclude(runner, "superseded by a later capture of the same kind of call")
+                self._conclude(runner, SUPERSEDED)
         lane.runners = hit
         if not hit:
             lane.settle("eager", "nothing could be captured from the call")

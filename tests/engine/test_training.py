@@ -371,8 +371,9 @@ def test_two_models_with_an_optimizer_each() -> None:
         return losses
 
     assert train(generator, critic, 8) == train(*twins, 8)
-    for one in fast:
-        assert lane_of(one).phase in ("recording", "searching", "racing", "eager")
+    phases = [lane.training.phase for one in fast for lane in _lanes(one) if lane.training is not None]
+    assert phases  # the critic's may be under way to another capture: it is called with and without gradients
+    assert set(phases) <= {"recording", "searching", "racing", "eager"}
 
 
 def test_clipping_schedules_averages_and_evaluation_inside_of_the_loop() -> None:
@@ -630,3 +631,32 @@ def test_results_that_were_listened_to_can_be_saved_without_a_word(tmp_path: Pat
         out = model(next(batches())[0])
         torch.save(out, tmp_path / "out.pt")
     assert not [one for one in recwarn.list if "hook" in str(one.message)]
+
+
+class Settling(nn.Module):
+    """Decides something in its first call and keeps it, as classifiers of transformers do with ``problem_type``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.kind = network(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind is None:
+            self.kind = "single label"
+        return self.net(x)
+
+
+def test_a_model_that_changes_itself_in_its_first_call_is_captured_again() -> None:
+    model = Settling()
+    fast = deepseek_lab.optimize(model, precision="bf16")
+    step = step_of(model)
+    until = time.monotonic() + 300
+    while not any(
+        lane.training is not None and lane.training.phase in ("kept", "eager") for lane in _lanes(fast)
+    ):
+        assert time.monotonic() < until
+        step()
+        time.sleep(0.01)
+    assert "bf16" in {row.name for row in fast.report.candidates} | {
+        row.name.removesuffix("+memory reuse") for row in fast.report.candidates
+    }

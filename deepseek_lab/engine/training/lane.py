@@ -7,6 +7,7 @@ measured on copies is ``racing`` first when the loop goes on.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -27,6 +28,8 @@ from deepseek_lab.engine.weak import weakly
 from deepseek_lab.measure.race import Ratio
 
 MAX_PAUSE_S = 0.5
+MAX_MISSED = 4
+"""Calls in a row, from the first, that a graph may not fit before another one is captured."""
 IDLE_S = 5.0
 """A loop that has taken no step for so long, and for ten of its steps, has ended or is busy with something else."""
 MAX_GAP_S = 1.0
@@ -142,6 +145,8 @@ class TrainingLane:
         self._pure = False
         self._num_calls = 0
         self._differentiated = False
+        self._num_missed = 0.0
+        """Calls that the graph did not fit; below zero once it fitted one."""
         self._lock = threading.RLock()
         self._confirming = False
         steps.listen(self)
@@ -177,9 +182,17 @@ class TrainingLane:
     def called(self, *, hit: bool) -> None:
         """A training call has returned; ``hit`` says whether the captured graph ran."""
         if self.phase == "recording" and hit:
+            self._num_missed = -math.inf
             self.recorder.watch()
+        elif self.phase == "recording":
+            self._num_missed += 1
         elif not hit and self._programs.get(self._now().graph) is not None:
             self._pure = False
+
+    @property
+    def fits_nothing(self) -> bool:
+        """Whether calls were made and what was captured fitted none of them."""
+        return self._num_missed >= MAX_MISSED
 
     def differentiated(self) -> None:
         """A backward pass has reached the results of a call."""
