@@ -100,6 +100,8 @@ class CellCosts:
     num_samples: int = 0
     recorded_s: float = 0.0
     """Seconds that were recorded operator by operator."""
+    recording_s: float = 0.0
+    """The part of these that recording itself took, as far as it is in no operator's time; it is in lines' times."""
     peak_bytes: int | None = None
     """Most memory that the process held while the cell ran."""
     start_bytes: int | None = None

@@ -6,6 +6,7 @@ five largest operators as ``torch.profiler``'s. Steps with and without a profile
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from deepseek_lab.measure.profiler import Session
 from deepseek_lab.measure.race import Ratio
@@ -22,39 +23,55 @@ ROUNDS = 9
 MAX_SLOWER, MIN_ATTRIBUTED = 1.05, 0.95
 
 
-def resnet() -> Callable[[], None]:
+def resnet() -> Steps:
     """ResNet-50, batch 8, 128 px."""
     model = transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=10))
     x, y = torch.randn(8, 3, 128, 128), torch.randint(10, (8,))
-    return _step(model, lambda: nn.functional.cross_entropy(model(x).logits, y))
+    return _steps(model, lambda: nn.functional.cross_entropy(model(x).logits, y), x=x, y=y)
 
 
-def gpt2() -> Callable[[], None]:
+def gpt2() -> Steps:
     """A GPT-2 of 4 layers and 256 features, batch 4, 128 tokens: many small operators."""
     config = transformers.GPT2Config(n_layer=4, n_embd=256, n_head=4, vocab_size=5000)
     model = transformers.GPT2LMHeadModel(config)
     ids = torch.randint(5000, (4, 128))
-    return _step(model, lambda: model(ids, labels=ids).loss)
+    return _steps(model, lambda: model(ids, labels=ids).loss, ids=ids)
 
 
-def small() -> Callable[[], None]:
+def small() -> Steps:
     """Three small layers: nearly all of a step is Python and PyTorch's own overhead."""
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
     x, y = torch.randn(32, 64), torch.randint(10, (32,))
-    return _step(model, lambda: nn.functional.cross_entropy(model(x), y))
+    return _steps(model, lambda: nn.functional.cross_entropy(model(x), y), x=x, y=y)
 
 
-def _step(model: nn.Module, loss_of: Callable[[], torch.Tensor]) -> Callable[[], None]:
+@dataclasses.dataclass
+class Steps:
+    """Training steps of one model; calling it takes one."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_of: Callable[[], Tensor]
+    names: dict[str, object]
+    """What a notebook would hold."""
+
+    def __call__(self) -> None:
+        """Take one step."""
+        self.optimizer.zero_grad()
+        loss = self.loss_of()
+        loss.backward()
+        self.optimizer.step()
+
+    def states(self) -> list[Tensor]:
+        """What the optimiser holds."""
+        kept = self.optimizer.state.values()
+        return [one for state in kept for one in state.values() if isinstance(one, Tensor)]
+
+
+def _steps(model: nn.Module, loss_of: Callable[[], Tensor], **tensors: Tensor) -> Steps:
     optimizer = torch.optim.AdamW(model.parameters())
     model.train()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return Steps(model, optimizer, loss_of, {"model": model, "optimizer": optimizer, **tensors})
 
 
 NEAR = 0.01

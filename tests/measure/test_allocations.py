@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from deepseek_lab.base.timeline import MemoryTimeline
 from deepseek_lab.measure.profiler import Session, recorder
 from tests.measure import test_profiler
+from tests.measure.storages import Storages, peak, peak_bytes, walk
 from tests.measure.test_profiler import Twice
 
 
@@ -27,24 +23,6 @@ def recorded(call: Callable[[], object], names: dict[str, object]) -> MemoryTime
     timeline = session.timeline()
     assert timeline is not None
     return timeline
-
-
-def walk(timeline: MemoryTimeline) -> list[dict[str, int]]:
-    """Bytes of each category after each event."""
-    held: defaultdict[str, int] = defaultdict(int)
-    for row, freed in enumerate(timeline.frees):
-        if freed < 0 and timeline.bytes[row] < 0:  # there before the recording
-            held[timeline.category[row]] -= timeline.bytes[row]
-    states = [dict(held)]
-    for row, freed in enumerate(timeline.frees):
-        owner = row if freed < 0 else freed
-        held[timeline.category[owner]] += timeline.bytes[row]
-        states.append(dict(held))
-    return states
-
-
-def peak(timeline: MemoryTimeline) -> dict[str, int]:
-    return max(walk(timeline), key=lambda held: sum(held.values()))
 
 
 def bytes_of(tensors: object) -> int:
@@ -119,28 +97,6 @@ def test_blocks_stand_on_their_module_and_line() -> None:
     assert {timeline.module[row] for row in gradients} >= {"model.wide", "model.narrow"}
 
 
-class Storages(TorchDispatchMode):
-    """Bytes of every storage that an operator has returned and that is still there."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        super().__init__()
-        self.most = 0
-        self._known: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._count(tensors)
-
-    def _count(self, tensors: list[Tensor]) -> None:
-        self._known = {key: one for key, one in self._known.items() if not one[0].expired()}
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            self._known[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.most = max(self.most, sum(size for _, size in self._known.values()))
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._count([one for one in tree_leaves(result) if isinstance(one, Tensor)])
-        return result
-
-
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
 def test_peak_is_that_of_another_tracker(kind: str) -> None:
     """One that follows tensors through the operators, and not the allocator."""
@@ -164,7 +120,7 @@ def test_peak_is_that_of_another_tracker(kind: str) -> None:
     step()
     with Storages([*model.parameters(), *model.buffers(), x]) as tracker:
         step()
-    ours = sum(peak(recorded(step, {"model": model, "optimizer": optimizer, "x": x})).values())
+    ours = peak_bytes(recorded(step, {"model": model, "optimizer": optimizer, "x": x}))
     assert ours == pytest.approx(tracker.most, rel=0.02)
 
 

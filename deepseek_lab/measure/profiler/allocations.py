@@ -169,6 +169,7 @@ class Allocations:
             self._phase, self._turn = phase, self._turn + 1
         size, address = fields.alloc_size, fields.ptr
         if size > 0:
+            self._freed(address, at_ns, phase)  # unseen, by another thread, if it is alive: it is used again
             block = _Block(at_ns, size, address, where.operator, where.modules, where.line, phase, self._turn)
             self._alive[address] = block
             self._blocks.append(block)

@@ -12,6 +12,7 @@ import torch
 from torch._C._profiler import RecordScope, _EventType
 from torch.utils import flop_counter
 
+from deepseek_lab.measure.profiler.calibration import FREE, RecordingCost
 from deepseek_lab.measure.profiler.recorder import Module
 from deepseek_lab.measure.profiler.sampler import Place
 
@@ -21,36 +22,11 @@ OPTIMIZER = "Optimizer.step#"
 _DATA = "enumerate(DataLoader)#"
 
 
-@dataclasses.dataclass
-class LineTally:
-    """Of one line, in the time that was recorded."""
+class Tally(dict[str, Any]):
+    """Sums by name; the names are fields of the record in ``base/costs.py`` that is made of them."""
 
-    self_s: float = 0.0
-    total_s: float = 0.0
-    allocated_bytes: int = 0
-    kept_bytes: int = 0
-
-
-@dataclasses.dataclass
-class ModuleTally:
-    """Of one module, what it calls included."""
-
-    num_calls: int = 0
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-    flops: int = 0
-    allocated_bytes: int = 0
-
-
-@dataclasses.dataclass
-class OperatorTally:
-    """Of one operator, what it calls left out."""
-
-    num_calls: int = 0
-    self_s: float = 0.0
-    flops: int = 0
-    moved_bytes: int = 0
-    allocated_bytes: int = 0
+    def __missing__(self, name: str) -> int:
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,28 +49,46 @@ class Digest:
     Args:
         places: Lines by the name of their range.
         modules: Modules by the name of theirs.
+        cost: What recording takes, to be left out.
     """
 
-    def __init__(self, places: Mapping[str, Place], modules: Mapping[str, Module]) -> None:
-        self.lines: defaultdict[Place, LineTally] = defaultdict(LineTally)
-        self.modules: defaultdict[str, ModuleTally] = defaultdict(ModuleTally)
-        self.operators: defaultdict[str, OperatorTally] = defaultdict(OperatorTally)
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        modules: Mapping[str, Module],
+        cost: RecordingCost = FREE,
+    ) -> None:
+        self.lines: defaultdict[Place, Tally] = defaultdict(Tally)
+        self.modules: defaultdict[str, Tally] = defaultdict(Tally)
+        self.operators: defaultdict[str, Tally] = defaultdict(Tally)
+        self.recording_s = 0.0
+        """What recording the operators took, which is in no operator's time."""
         self.phases: defaultdict[str, float] = defaultdict(float)
         """Seconds by phase; what is in none is Python."""
         self._places, self._known = places, modules
+        self._cost, self._shapes = cost, True
         self._lists: dict[int, list[Any]] = {}
         """Operands that are no tensors, by the number of the event."""
         self._made_by: dict[int, tuple[str, ...]] = {}
         """Modules on the stack when a node of the backward graph was made, by its number."""
 
-    def add(self, window: Any) -> None:
-        """Take in one window."""
+    def add(self, window: Any, *, shapes: bool = True) -> None:
+        """Take in one window; without shapes nothing is known of arithmetic and of operands."""
+        self._shapes = shapes
         self._lists = {
             event.correlation_id(): event.concrete_inputs()
-            for event in window.events()
+            for event in (window.events() if shapes else ())
             if event.name() in _LISTS
         }
         walk(window.experimental_event_tree(), _Context(), self._read)
+
+    def module(self, name: str) -> dict[str, Any]:
+        """Fields of a module's cost."""
+        return _of_all_calls(self.modules[name], "flops")
+
+    def operator(self, name: str) -> dict[str, Any]:
+        """Fields of an operator's cost."""
+        return _of_all_calls(self.operators[name], "flops", "moved_bytes")
 
     def _read(self, event: Any, context: _Context) -> _Context:
         kind, fields = event.typed
@@ -107,23 +101,24 @@ class Digest:
         if name in self._places:
             place = self._places[name]
             tally = self.lines[place]
-            tally.self_s += seconds
+            tally["self_s"] += seconds
             if context.lines:
-                self.lines[context.lines[-1]].self_s -= seconds
+                self.lines[context.lines[-1]]["self_s"] -= seconds
             if place not in context.lines:
-                tally.total_s += seconds
+                tally["total_s"] += seconds
             return dataclasses.replace(context, lines=(*context.lines, place))
         if name in self._known:
             module = self.modules[name]
-            module.num_calls += 1
+            module["num_calls"] += 1
+            module[_SHAPED] += self._shapes
             if name not in context.modules:
-                module.forward_s += seconds
+                module["forward_s"] += seconds
             return self._phase("forward", seconds, context, modules=(*context.modules, name))
         number = fields.sequence_number
         if name.startswith(BACKWARD):
             modules = self._made_by.get(number, ())
             for one in dict.fromkeys(modules):
-                self.modules[one].backward_s += seconds
+                self.modules[one]["backward_s"] += seconds
             inner = self._phase("backward", seconds, context, modules=modules)
         elif name.startswith(OPTIMIZER):
             inner = self._phase("optimizer", seconds, context)
@@ -147,34 +142,56 @@ class Digest:
         inner = [child for child in event.children if child.tag == _EventType.TorchOp]
         tally = self.operators[name.removeprefix("aten::")]
         # An overload that calls another, and a dispatch layer of the same operator, are one call.
-        tally.num_calls += event.parent is None or event.parent.name not in (name, f"aten::{name}")
-        own_s = max(0.0, seconds - math.fsum(one.duration_time_ns for one in inner) * 1e-9)
-        tally.self_s += own_s
+        first = event.parent is None or event.parent.name not in (name, f"aten::{name}")
+        tally["num_calls"] += first
+        rest_s = max(0.0, seconds - math.fsum(one.duration_time_ns for one in inner) * 1e-9)
+        num_blocks = sum(child.tag == _EventType.Allocation for child in event.children)
+        ours_s = min(rest_s, len(inner) * self._cost.operator_s + num_blocks * self._cost.allocation_s)
+        self.recording_s += ours_s
+        own_s = rest_s - ours_s
+        tally["self_s"] += own_s
+        if not self._shapes:
+            return
+        tally[_SHAPED] += first
         if name in _FORMULAS:
             flops = _flops(name, _with(fields.inputs, self._lists.get(event.correlation_id)))
-            tally.flops += flops
+            tally["flops"] += flops
             for module in dict.fromkeys(context.modules):
-                self.modules[module].flops += flops
+                self.modules[module]["flops"] += flops
         # What works itself, and does not leave the work to an operator that it calls.
         if own_s >= 0.5 * seconds and not is_small(name):
-            tally.moved_bytes += _bytes_of(fields.inputs)
+            tally["moved_bytes"] += _bytes_of(fields.inputs)
 
     def _allocated(self, size: int, context: _Context, event: Any) -> None:
         if context.lines:
-            self.lines[context.lines[-1]].kept_bytes += size
+            self.lines[context.lines[-1]]["kept_bytes"] += size
         if size <= 0:
             return
         if context.lines:
-            self.lines[context.lines[-1]].allocated_bytes += size
+            self.lines[context.lines[-1]]["allocated_bytes"] += size
         for one in dict.fromkeys(context.modules):
-            self.modules[one].allocated_bytes += size
+            self.modules[one]["allocated_bytes"] += size
         parent = event.parent
         while parent is not None and (parent.tag != _EventType.TorchOp or is_small(parent.name)):
             parent = parent.parent
         if parent is not None and parent.name not in self._places and parent.name not in self._known:
             tally = self.operators[parent.name.removeprefix("aten::")]
-            tally.allocated_bytes += size
-            tally.moved_bytes += size
+            tally["allocated_bytes"] += size
+            if self._shapes:
+                tally["moved_bytes"] += size
+
+
+_SHAPED = "num_shaped"
+"""Calls in windows in which shapes were recorded."""
+
+
+def _of_all_calls(tally: Tally, *names: str) -> dict[str, Any]:
+    """A tally whose named sums, known of calls with shapes only, stand for all calls."""
+    made = dict(tally)
+    shaped = made.pop(_SHAPED, 0)
+    for name in names:
+        made[name] = round(made.get(name, 0) * tally["num_calls"] / shaped) if shaped else 0
+    return made
 
 
 def walk(roots: Sequence[Any], where: T, read: Callable[[Any, T], T]) -> None:

@@ -31,9 +31,24 @@ _PLACES: tuple[tuple[str, Kind], ...] = (
 )
 
 
-@functools.cache
+_known: dict[int, tuple[CodeType, Kind]] = {}
+"""By identity, which lasts as long as the code is kept here: hashing a code object takes longer than all the rest."""
+_MAX_KNOWN = 50_000
+
+
 def kind_of(code: CodeType) -> Kind:
     """What code of this kind in a stack says."""
+    found = _known.get(id(code))
+    if found is not None:
+        return found[1]
+    if len(_known) >= _MAX_KNOWN:  # a notebook that defines functions all day long
+        _known.clear()
+    kind = _kind(code)
+    _known[id(code)] = code, kind
+    return kind
+
+
+def _kind(code: CodeType) -> Kind:
     file = code.co_filename
     if file.startswith(_PACKAGE):
         return "ours"

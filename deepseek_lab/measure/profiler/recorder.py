@@ -29,14 +29,20 @@ from deepseek_lab.measure.profiler.sampler import Place
 
 MIN_S, MAX_S = 0.005, 1.0
 """A window ends with a round of the loop that it is in, after the first of these, and in any case after the second."""
-COST = 0.012
-"""Share of a cell's time that windows may cost."""
+COST = 0.006
+"""Share of a cell's time that windows may cost after the first one."""
 COLLECTING = 0.6
 """What it costs to collect events, in times of what it costs to read them when a window is closed."""
 MAX_MARKS, MAX_MARKS_WHOLE = 8_000, 40_000
 """Calls and lines that a window may tell about, one of several and the only one."""
+MAX_WHOLE_S = 120.0
+"""The only window ends after so long: operators that no line tells about fill memory too."""
 _MAX_WINDOWS = 20
+_SHAPES_EVERY = 4
+_LONGER = 4
+"""Later windows are up to so many times as long as the first: one that opens finds the caches cold."""
 
+_KINETO_LEVEL = "KINETO_LOG_LEVEL"
 _ERROR = 2
 """Severity of an error in PyTorch's C++."""
 
@@ -44,13 +50,23 @@ _Range: Any = torch._C._profiler._RecordFunctionFast
 
 
 @contextlib.contextmanager
+def _unannounced() -> Iterator[None]:
+    """Keep Kineto quiet, which reads this once, when the first profiler of the process is made."""
+    before = os.environ.get(_KINETO_LEVEL)
+    if before is None:
+        os.environ[_KINETO_LEVEL] = "6"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_KINETO_LEVEL, None)
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep PyTorch's C++ from announcing a window on the cell's stderr, and from warning of every thousandth block that
     was there before it.
     """
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "6"
-    )  # read once, when the first profiler of the process is made
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
         level = ctypes.c_int.in_dll(library, "FLAGS_caffe2_log_level")
@@ -97,6 +113,8 @@ class Recorder:
         self._whole, self._opening, self._closing, self._closed = whole, opening, closing, closed
         self.windows: list[Any] = []
         """The profiler's results, one for each window."""
+        self.with_shapes: list[bool] = []
+        """For each of them whether operands' shapes were recorded."""
         self.places: dict[str, Place] = {}
         """What the range of a line is called, and its line."""
         self.modules: dict[str, Module] = {}
@@ -125,13 +143,21 @@ class Recorder:
         """Whether a window is open."""
         return self._profile is not None
 
+    @property
+    def _min_s(self) -> float:
+        return MIN_S * min(len(self.windows) + 1, _LONGER)
+
+    @property
+    def _max_s(self) -> float:
+        return MAX_WHOLE_S if self._whole else MAX_S
+
     def wants(self, now: float, start: float, phase: str) -> Callable[[], None] | None:
         """What is to be done now in the recorded thread, if anything, in a cell that began at ``start``."""
-        if self.reason or self._whole or phase == "compiling":
+        if self.reason or phase == "compiling":
             return None
         if self.is_open:
-            return self.close if now - self._opened_at > MAX_S else None
-        if not self.windows or len(self.windows) >= _MAX_WINDOWS:
+            return self.close if now - self._opened_at > self._max_s else None
+        if self._whole or not self.windows or len(self.windows) >= _MAX_WINDOWS:
             return None
         return self.open if self.overhead_s * (1.0 + COLLECTING) < COST * (now - start) else None
 
@@ -142,17 +168,20 @@ class Recorder:
         if sys.gettrace() is not None:
             self.reason = "a debugger or a coverage tool traces this thread; operators were not recorded"
             return
-        if torch._C._autograd._profiler_enabled():
+        if torch_profiles():
             self.reason = "another profiler of PyTorch's is open; operators were not recorded"
             return
-        made = profile(use_cpu=True, use_kineto=True, record_shapes=True, profile_memory=True)
+        # Shapes take two thirds of the time that closing takes. A timeline has no need of them.
+        shapes = not self._whole and len(self.windows) % _SHAPES_EVERY == 0
+        made = profile(use_cpu=True, use_kineto=True, record_shapes=shapes, profile_memory=True)
         frame: FrameType | None = sys._getframe(1)
         assert frame is not None
         begun = time.perf_counter()
         if self.windows:
             self._opening(frame)
         self._quiet.enter_context(_quiet())
-        made.__enter__()
+        with _unannounced():
+            made.__enter__()
         self._profile, self._opened_at = made, time.perf_counter()
         if self.windows:  # the first one opens before the cell runs
             self.overhead_s += self._opened_at - begun
@@ -186,6 +215,7 @@ class Recorder:
         try:
             made.__exit__(None, None, None)
             self.windows.append(made.kineto_results)
+            self.with_shapes.append(made.record_shapes)
         finally:
             self._quiet.close()
             self._profile, self._ending = None, False
@@ -199,63 +229,63 @@ class Recorder:
             self._close_here()
             return None
         kind = kind_of(frame.f_code)
+        if kind == "other":
+            return None
         if kind == "own":
             return self._line
         if kind == "compiling" and not self._whole:
             self._close_here()  # the sampler tells of a compiler; its millions of calls are nobody's operators
             return None
         if kind == "module":
-            with self._harmless():
+            try:
                 self._enter(frame, self._module(frame))
+            except Exception as error:
+                self.give_up(error)
             frame.f_trace_lines = False
             return self._returned
         return None
 
+    # An error of ours ends the recording; out of a trace function it would end the user's program.
+
     def _returned(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "return":
-            with self._harmless():
+            try:
                 self._leave(frame)
+            except Exception as error:
+                self.give_up(error)
         return self._returned
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event in ("line", "return"):
-            with self._harmless():
+        try:
+            if event == "line":
                 self._leave(frame)
-                if event == "line":
-                    self._line_begins(frame, self._place(frame))
-                else:
-                    self._seen.pop(id(frame), None)
+                self._line_begins(frame, self._place(frame))
+            elif event == "return":
+                self._leave(frame)
+                self._seen.pop(id(frame), None)
+        except Exception as error:
+            self.give_up(error)
         return self._line
 
     def _line_begins(self, frame: FrameType, name: str) -> None:
         """Open a line's range; or end the window, where a round of a loop ends that is in no module's code."""
-        lines = self._seen.setdefault(id(frame), set())
-        again = name in lines
-        lines.add(name)
-        if (
-            again
-            and not self._whole
-            and not self._in_module
-            and time.perf_counter() - self._opened_at > MIN_S
-        ):
-            self.close()
+        if not self._whole:
+            lines = self._seen.setdefault(id(frame), set())
+            again = name in lines
+            lines.add(name)
+            if again and time.perf_counter() - self._opened_at > self._min_s and not self._in_module:
+                self.close()
         self._enter(frame, name)
 
     @property
     def _in_module(self) -> bool:
         return any(kind_of(frame.f_code) == "module" for frame, _ in self._ranges)
 
-    @contextlib.contextmanager
-    def _harmless(self) -> Iterator[None]:
-        """An error of ours ends the recording; out of a trace function it would end the user's program."""
+    def _close_here(self) -> None:
         try:
-            yield
+            self.close()
         except Exception as error:
             self.give_up(error)
-
-    def _close_here(self) -> None:
-        with self._harmless():
-            self.close()
 
     def give_up(self, error: Exception) -> None:
         """Record nothing more, and keep why."""
@@ -267,7 +297,7 @@ class Recorder:
         self._marks += 1
         # Loops of very short lines: enough is known of them. In a thread that is not the main one nobody else looks.
         too_many = self._marks > (MAX_MARKS_WHOLE if self._whole else MAX_MARKS)
-        if too_many or (not self._whole and time.perf_counter() - self._opened_at > MAX_S):
+        if too_many or time.perf_counter() - self._opened_at > self._max_s:
             self.close()
         if not self.is_open or self._ending:
             return
@@ -328,6 +358,11 @@ class Recorder:
             (name for name, value in list(self._namespace.items()) if value is root and name[:1] != "_"), ""
         )
         return named or type(root).__name__
+
+
+def torch_profiles() -> bool:
+    """Whether a profiler of PyTorch's is open."""
+    return bool(torch._C._autograd._profiler_enabled())
 
 
 def _close(made: Any) -> None:

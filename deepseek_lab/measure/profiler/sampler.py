@@ -18,10 +18,13 @@ from deepseek_lab.measure.resident import resident_bytes
 
 FIRST_S = 1e-3
 """Time between two looks at first, so that a short cell has some too."""
-USUAL_S = 5e-3
+SHARE = 1 / 200
+"""Later it is this part of the time so far: what takes a tenth of a cell is seen as often in a long one."""
 LONGEST_S = 2e-2
-COST = 0.01
-"""Share of the time that looking may cost."""
+COST = 0.005
+"""Share of the time that looking may cost, as far as its own thread can tell; waking it costs as much again."""
+MOST_S = 0.1
+"""Between two looks where that cost is reached: the stack of a compiler is deep."""
 _DEPTH = 3000
 """Frames that are read of a stack; a compiler's are deep."""
 
@@ -66,7 +69,10 @@ class Sampler:
         self.peak_at: Place | None = None
         self._thread_id, self._on_look, self._timed = thread_id, on_look, timed
         self._busy_s = _busy_clock(thread_id, native_id)
-        self._stop = threading.Event()
+        self._ended = False
+        self._stop = threading.Lock()
+        """Held until the end; a lock wakes its thread with less work than an event does."""
+        self._stop.acquire()
         self._thread = threading.Thread(target=self._work, name="deepseek-sampler", daemon=True)
         self._at = self._ran = 0.0
         self._held = False
@@ -77,7 +83,7 @@ class Sampler:
     @property
     def stopped(self) -> bool:
         """Whether it has ended."""
-        return self._stop.is_set()
+        return self._ended
 
     def start(self) -> None:
         """Begin."""
@@ -101,15 +107,17 @@ class Sampler:
     def stop(self) -> float:
         """End, and say when; the time since the last look counts for the line that called this, if it is the user's."""
         now = time.perf_counter()
-        self._stop.set()
+        if not self._ended:
+            self._ended = True
+            self._stop.release()
         self._thread.join()
         if threading.get_ident() == self._thread_id:
             self._take(sys._getframe(1), max(now, self._at), ended=True)
         return now
 
     def _work(self) -> None:
-        period_s, cost_s = FIRST_S, 0.0
-        while not self._stop.wait(period_s):
+        period_s, cost_s, begun = FIRST_S, 0.0, self._at
+        while not self._stop.acquire(timeout=period_s):
             start = time.thread_time()
             now = time.perf_counter()
             frame = sys._current_frames().get(self._thread_id)
@@ -119,8 +127,8 @@ class Sampler:
             del frame
             self._on_look(now)
             cost_s += time.thread_time() - start
-            mean_s = cost_s / max(self.num_samples, 1)
-            period_s = min(max(FIRST_S if self.num_samples < 20 else USUAL_S, mean_s / COST), LONGEST_S)
+            usual_s = min(max(FIRST_S, SHARE * (now - begun)), LONGEST_S)
+            period_s = min(max(usual_s, cost_s / max(self.num_samples, 1) / COST), MOST_S)
 
     def _busy(self) -> float:
         with contextlib.suppress(OSError, ValueError):

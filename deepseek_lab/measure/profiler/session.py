@@ -98,6 +98,7 @@ class Session:
             phases=self._phases(digest),
             waiting_s=sampler.waiting_s,
             num_samples=sampler.num_samples,
+            recording_s=digest.recording_s if digest else 0.0,
             recorded_s=recorder.seconds if recorder else 0.0,
             peak_bytes=sampler.peak_bytes or None,
             start_bytes=sampler.start_bytes or None,
@@ -174,12 +175,17 @@ class Session:
         recorder = self._recorder
         if recorder is None or not recorder.windows:
             return None, None
+        from deepseek_lab.measure.profiler.calibration import recording_cost
         from deepseek_lab.measure.profiler.digest import Digest
         from deepseek_lab.measure.profiler.limits import limits
+        from deepseek_lab.measure.profiler.recorder import torch_profiles
 
-        digest = Digest(recorder.places, recorder.modules)
-        for window in recorder.windows:
-            digest.add(window)
+        if torch_profiles():  # a profiler of the user's own is still open
+            digest = Digest(recorder.places, recorder.modules)
+        else:
+            digest = Digest(recorder.places, recorder.modules, recording_cost())
+        for window, shapes in zip(recorder.windows, recorder.with_shapes, strict=True):
+            digest.add(window, shapes=shapes)
         return digest, limits()
 
     def _phases(self, digest: Digest | None) -> dict[str, float]:
@@ -206,11 +212,11 @@ class Session:
                     line=place[1],
                     text=linecache.getline(*place).rstrip(),
                     in_cell=place[0] == self._cell,
-                    self_s=(one.self_s if one else 0.0) + (tally.self_s if tally else 0.0),
-                    total_s=(one.total_s if one else 0.0) + (tally.total_s if tally else 0.0),
+                    self_s=(one.self_s if one else 0.0) + (tally["self_s"] if tally else 0.0),
+                    total_s=(one.total_s if one else 0.0) + (tally["total_s"] if tally else 0.0),
                     waiting_s=one.waiting_s if one else 0.0,
-                    allocated_bytes=tally.allocated_bytes if tally else None,
-                    kept_bytes=tally.kept_bytes if tally else None,
+                    allocated_bytes=tally["allocated_bytes"] if tally else None,
+                    kept_bytes=tally["kept_bytes"] if tally else None,
                 )
             )
         return tuple(made)
@@ -230,16 +236,12 @@ class Session:
 
 
 def _modules(digest: Digest, recorder: Recorder) -> tuple[ModuleCost, ...]:
+    known = recorder.modules
     return tuple(
-        ModuleCost(
-            path=recorder.modules[name].path,
-            type_name=recorder.modules[name].type_name,
-            **vars(tally),
-        )
-        for name, tally in digest.modules.items()
+        ModuleCost(known[name].path, known[name].type_name, **digest.module(name)) for name in digest.modules
     )
 
 
 def _operators(digest: Digest) -> tuple[OperatorCost, ...]:
-    made = [OperatorCost(name, **vars(tally)) for name, tally in digest.operators.items()]
+    made = [OperatorCost(name, **digest.operator(name)) for name in digest.operators]
     return tuple(sorted(made, key=lambda one: -one.self_s))
