@@ -14,9 +14,21 @@ from deepseek_lab.base.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from deepseek_lab.engine.api import optimize, profile, wait
+    from deepseek_lab.inspector.api import inspect
+    from deepseek_lab.memory.run import memory_limit
     from deepseek_lab.notebook.track import track
 
-__all__ = ["DeepseekError", "UsageError", "optimize", "profile", "settings", "track", "wait"]
+__all__ = [
+    "DeepseekError",
+    "UsageError",
+    "inspect",
+    "memory_limit",
+    "optimize",
+    "profile",
+    "settings",
+    "track",
+    "wait",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +36,14 @@ def __getattr__(name: str) -> Any:
         from deepseek_lab.engine import api
 
         return getattr(api, name)
+    if name == "inspect":
+        from deepseek_lab.inspector.api import inspect
+
+        return inspect
+    if name == "memory_limit":
+        from deepseek_lab.memory.run import memory_limit
+
+        return memory_limit
     if name == "track":
         from deepseek_lab.notebook.track import track
 

@@ -181,6 +181,29 @@ VERBS: dict[str, Verb] = {
             ),
         ),
         Verb(
+            "inspect",
+            "watches a training loop and says what is wrong with it, where, since which step, and what to try",
+            ("cell", "line", "script"),
+            (
+                Operand(
+                    "TARGET", "object", "modules to watch; without any, every model that is called", many=True
+                ),
+            ),
+            (
+                Flag(
+                    "try",
+                    "when the cell has ended, try the fixes on copies of the model and the optimiser",
+                    "switch",
+                ),
+            ),
+            (
+                ("%%deepseek inspect", "this cell, a training loop"),
+                ("%%ds_inspect model --try", "one model; each fix is tried on a copy, with its effect"),
+                ("%deepseek inspect", "what the last cell showed, again"),
+                ("python -m deepseek_lab inspect train.py", "a whole script"),
+            ),
+        ),
+        Verb(
             "why",
             "explains for each graph what was chosen, what every candidate did, and where capture broke",
             ("line",),

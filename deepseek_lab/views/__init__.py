@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from deepseek_lab.views._bundle import bundle
     from deepseek_lab.views._costs import costs_bundle, costs_html, costs_line, costs_text, costs_views
     from deepseek_lab.views._heatmap_view import HeatmapView
+    from deepseek_lab.views._inspect import (
+        inspection_bundle,
+        inspection_html,
+        inspection_line,
+        inspection_overlays,
+        inspection_text,
+        inspection_views,
+        live_text,
+    )
     from deepseek_lab.views._lines_view import LinesView
     from deepseek_lab.views._overlays import Overlay
     from deepseek_lab.views._page import explorable, graph_frame
@@ -44,6 +53,13 @@ _PLACES = {
     "graph_frame": "_page",
     "graph_svg": "_svg",
     "graph_text": "_text",
+    "inspection_bundle": "_inspect",
+    "inspection_html": "_inspect",
+    "inspection_line": "_inspect",
+    "inspection_overlays": "_inspect",
+    "inspection_text": "_inspect",
+    "inspection_views": "_inspect",
+    "live_text": "_inspect",
     "live_widget": "_widget",
     "packed_timeline": "_timeline",
     "profile_overlays": "_profile",
@@ -73,6 +89,13 @@ __all__ = [
     "graph_frame",
     "graph_svg",
     "graph_text",
+    "inspection_bundle",
+    "inspection_html",
+    "inspection_line",
+    "inspection_overlays",
+    "inspection_text",
+    "inspection_views",
+    "live_text",
     "live_widget",
     "packed_timeline",
     "profile_overlays",

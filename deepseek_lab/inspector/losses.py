@@ -1,0 +1,134 @@
+"""What a loop differentiates, and what its losses are computed from: patches that undo themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepseek_lab.inspector.sites import Site, own_site
+
+_CLASSES = ("cross_entropy", "nll_loss")
+_VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+_BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossCall:
+    """One call of a loss function of PyTorch's; its tensors are held weakly."""
+
+    name: str
+    prediction: weakref.ref[Tensor]
+    target: weakref.ref[Tensor]
+    ignore_index: int
+    site: Site
+
+    @property
+    def is_classes(self) -> bool:
+        """Whether the target holds numbers of classes."""
+        target = self.target()
+        return self.name in _CLASSES and target is not None and not target.is_floating_point()
+
+
+class Listener(Protocol):
+    """What is told."""
+
+    def differentiates(self, loss: Any, site: Site) -> None:
+        """``backward`` is about to run, from this line of the user's."""
+
+    def differentiated(self) -> None:
+        """It has run."""
+
+    def loss_called(self, call: LossCall, result: Any, error: BaseException | None) -> None:
+        """A loss function has returned or raised."""
+
+
+class LossCalls:
+    """Tells a listener of backward passes and loss functions between :meth:`open` and :meth:`close`."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._undo: list[Callable[[], None]] = []
+        self._inside = threading.local()
+
+    def open(self) -> None:
+        """Start telling."""
+        self._patch(torch.autograd, "backward", self._backward)
+        for name in (*_CLASSES, *_VALUES, *_BINARY):
+            self._patch(F, name, functools.partial(self._loss, name))
+
+    def close(self) -> None:
+        """Undo every patch; where another one was put on top since, that one is left in place."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _patch(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        original = getattr(owner, name)
+        patch = functools.wraps(original)(make(original))
+        setattr(owner, name, patch)
+
+        def undo() -> None:
+            if getattr(owner, name) is patch:
+                setattr(owner, name, original)
+
+        self._undo.append(undo)
+
+    def _backward(self, original: Any) -> Any:
+        listener = self._listener
+
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            frame = sys._getframe(1)
+            if frame.f_code.co_name == "backward" and frame.f_back is not None:
+                frame = frame.f_back  # Tensor.backward
+            listener.differentiates(tensors, (frame.f_code.co_filename, frame.f_lineno))
+            result = original(tensors, *args, **kwargs)
+            listener.differentiated()
+            return result
+
+        return backward
+
+    def _loss(self, name: str, original: Any) -> Any:
+        listener, inside = self._listener, self._inside
+
+        def loss(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            if torch.compiler.is_compiling() or getattr(inside, "now", False):
+                return original(*args, **kwargs)
+            inside.now = True  # cross_entropy of a mode of the user's comes back here
+            error: BaseException | None = None
+            result: Any = None
+            try:
+                result = original(*args, **kwargs)
+                return result
+            except Exception as raised:
+                error = raised
+                raise
+            finally:
+                inside.now = False
+                call = _call(name, args, kwargs)
+                if call is not None:
+                    listener.loss_called(call, result, error)
+
+        return loss
+
+
+def _call(name: str, args: Any, kwargs: Any) -> LossCall | None:
+    prediction = args[0] if args else kwargs.get("input")
+    target = args[1] if len(args) > 1 else kwargs.get("target")
+    if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
+        return None
+    ignored = kwargs.get("ignore_index", args[4] if len(args) > 4 and name in _CLASSES else -100)
+    ignored = ignored if isinstance(ignored, int) else -100
+    with contextlib.suppress(Exception):
+        return LossCall(name, weakref.ref(prediction), weakref.ref(target), ignored, own_site(2))
+    return None

@@ -1,0 +1,773 @@
+"""A loop that is watched: what it calls, differentiates and steps, while it runs as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deepseek_lab.base.inspection import KINDS, Curve, Finding, Inspection, ModuleRecord
+from deepseek_lab.engine.training.steps import steps
+from deepseek_lab.inspector import labels, nonfinite, rules, statistics
+from deepseek_lab.inspector.budget import SHARE, Budget
+from deepseek_lab.inspector.calls import ModuleCalls, Returned
+from deepseek_lab.inspector.collector import Collector
+from deepseek_lab.inspector.copies import plain
+from deepseek_lab.inspector.losses import LossCall, LossCalls
+from deepseek_lab.inspector.names import name_of
+from deepseek_lab.inspector.seen import LossSeen, ModelSeen, ModuleSeen
+from deepseek_lab.inspector.sites import NOWHERE, Site, own_site
+
+if TYPE_CHECKING:
+    from deepseek_lab.inspector.trial import Trials
+
+_PROBE = 1 << 14
+"""A gradient of so many values at most is looked at in every step, to know at once when it is not finite."""
+_LOSS_EVERY = 25
+"""Steps after which losses are judged without a sample."""
+_MAX_CURVES = 24
+_MAX_ERRORS = 3
+
+Found = Callable[[Finding], None]
+Key = tuple[str, str]
+
+
+class Watch:
+    """Watches what trains between :meth:`open` and :meth:`close`.
+
+    Args:
+        namespace: Where models have their names.
+        only: Modules to watch; empty watches every one that is called.
+        found: Told of each finding when it first appears, in the middle of the loop.
+        share: Of the loop's time that looking may take.
+        trials: Keeps what is needed to try fixes.
+
+    Nothing of it is on a model, a parameter or an optimiser; patches of PyTorch's functions are undone by
+    :meth:`close`.
+    An error of ours is a note, never an error of the loop.
+    """
+
+    def __init__(
+        self,
+        namespace: Mapping[str, Any],
+        *,
+        only: Sequence[nn.Module] = (),
+        found: Found = lambda finding: None,
+        share: float = SHARE,
+        trials: Trials | None = None,
+    ) -> None:
+        self._namespace, self._only, self._found = namespace, tuple(only), found
+        self._trials = trials
+        self._budget = Budget(share)
+        self._calls = ModuleCalls(self)
+        self._losses = LossCalls(self)
+        self._models: dict[int, tuple[weakref.ref[nn.Module], ModelSeen | None]] = {}
+        """By the identity of the module that the loop calls; None for one without parameters."""
+        self._all: list[ModelSeen] = []
+        self._recent: list[ModelSeen] = []
+        """Models that were called since the last backward pass."""
+        self._open: dict[int, Collector] = {}
+        self._streaks: dict[int, rules.Streaks] = {}
+        self._of_optimizer: dict[int, tuple[weakref.ref[torch.optim.Optimizer], int, list[ModelSeen]]] = {}
+        self._strangers: dict[int, tuple[weakref.ref[torch.optim.Optimizer], int, Site]] = {}
+        """Optimisers that hold no parameter of any model that was called, with how often they stepped."""
+        self._loss: dict[Site, LossSeen] = {}
+        self._labels: dict[str, labels.LabelsSeen] = {}
+        self._last_call: LossCall | None = None
+        self._num_loss_calls = 0
+        self._last_loss: weakref.ref[Tensor] | None = None
+        self._last_site: Site = NOWHERE
+        self._findings: dict[Key, Finding] = {}
+        self._blamed: set[int] = set()
+        self._num_steps = 0
+        self._in_backward = False
+        self._notes: dict[str, None] = {}
+        self._errors = 0
+        self._opened = False
+        self._wall_s = 0.0
+
+    # -- opening and closing --------------------------------------------------------------------------
+
+    def open(self) -> Watch:
+        """Start watching."""
+        self._budget.start_s = time.perf_counter()
+        steps.listen(self)
+        self._calls.open()
+        self._losses.open()
+        self._opened = True
+        return self
+
+    def close(self) -> None:
+        """Stop watching; what was seen is still to be read."""
+        if not self._opened:
+            return
+        self._opened = False
+        self._losses.close()
+        self._calls.close()
+        steps.leave(self)
+        if self._trials is not None:
+            self._trials.stop_recording()
+        self._wall_s = time.perf_counter() - self._budget.start_s
+        with self._safely():
+            for model in list(self._all):
+                self._finish(model)
+                model.call = None
+            self._judge_losses()
+            for model in self._all:
+                self._add_all(rules.unreached(model))
+            self._judge_strangers()
+
+    def __enter__(self) -> Watch:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _safely(self) -> Iterator[None]:
+        """An error of ours must not become one of the user's."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._notes.setdefault(f"something was not looked at ({type(error).__name__}: {error})")
+        self._errors += 1
+
+    @property
+    def _off(self) -> bool:
+        return not self._opened or self._errors >= _MAX_ERRORS
+
+    # -- calls of modules -----------------------------------------------------------------------------
+
+    def begins(self, module: nn.Module, args: Any, kwargs: Any) -> Returned | None:
+        """A model is called by the loop."""
+        if self._off or self._in_backward or not torch.is_grad_enabled():
+            return None
+        with self._safely():
+            model = self._model_of(module)
+            return self._begin(model, module, args, kwargs) if model is not None else None
+        return None
+
+    def _model_of(self, module: nn.Module) -> ModelSeen | None:
+        known = self._models.get(id(module))
+        if known is not None and known[0]() is module:
+            return known[1]
+        made: ModelSeen | None = None
+        if self._wanted(module) and next(module.parameters(), None) is not None:
+            name, root = name_of(module, self._namespace)
+            made = next((one for one in self._all if one.module() is root), None)
+            if made is None:
+                made = ModelSeen(self._unique(name), root)
+                self._all.append(made)
+                if made.is_compiled:
+                    self._notes.setdefault(
+                        f"{name} is compiled: what its modules return is not seen, and so no dead or saturated units"
+                    )
+        self._models[id(module)] = (weakref.ref(module), made)
+        return made
+
+    def _unique(self, name: str) -> str:
+        """Models that follow each other under one name (a loop over seeds) are told apart by a number."""
+        same = sum(one.name.partition("#")[0] == name for one in self._all)
+        return f"{name}#{same + 1}" if same else name
+
+    def _wanted(self, module: nn.Module) -> bool:
+        return not self._only or any(
+            module is one or plain(one) is module or any(inner is module for inner in one.modules())
+            for one in self._only
+        )
+
+    def _begin(self, model: ModelSeen, module: nn.Module, args: Any, kwargs: Any) -> Returned | None:
+        if model.stepped or (model.differentiated and not model.optimizers):
+            self._next_step(model)
+        model.call = (module, args, kwargs)
+        called = model.modules.get(id(module))
+        model.call_path = called.path if called is not None else model.name
+        model.num_calls += 1
+        if model not in self._recent:
+            self._recent.append(model)
+        if model.random:
+            model.random_state = torch.get_rng_state()
+        collector = self._open.get(id(model))
+        if self._trials is not None:
+            self._trials.begins(model, module, args, kwargs)
+        if collector is not None:
+            return collector if collector.again() else None
+        if not self._budget.allows() or _has_mode():
+            return None
+        start = time.perf_counter()
+        model.site = own_site(3)
+        model.random_state = torch.get_rng_state()
+        collector = self._open[id(model)] = Collector(model, self._fail)
+        collector.spent_s += time.perf_counter() - start
+        return collector
+
+    def _next_step(self, model: ModelSeen) -> None:
+        self._finish(model)
+        if not model.optimizers:
+            model.step += 1
+            self._num_steps = max(self._num_steps, model.step)
+        model.stepped = model.differentiated = False
+
+    def ended(self, module: nn.Module, result: Any) -> None:
+        """That call has returned."""
+        known = self._models.get(id(module))
+        model = known[1] if known is not None else None
+        if model is None or self._off:
+            return
+        collector = self._open.get(id(model))
+        if collector is not None and not model.random and model.random_state is not None:
+            with self._safely():
+                model.random = not torch.equal(model.random_state, torch.get_rng_state())
+        if self._trials is not None and torch.is_grad_enabled():
+            with self._safely():
+                self._trials.returned(model, result)
+
+    def failed(self, module: nn.Module, args: Any, error: BaseException) -> None:
+        """A call has raised: where that was an index that an embedding does not have, say so."""
+        if self._off or not isinstance(error, IndexError):
+            return
+        with self._safely():
+            self._index_error(module, error)
+
+    def _index_error(self, module: nn.Module, error: BaseException) -> None:
+        trace, found = error.__traceback__, None
+        while trace is not None:
+            inner = trace.tb_frame.f_locals.get("self")
+            if isinstance(inner, nn.Embedding) and trace.tb_frame.f_code.co_name == "forward":
+                found = (inner, trace.tb_frame.f_locals.get("input"))
+            trace = trace.tb_next
+        if found is None:
+            return
+        embedding, ids = found
+        if not isinstance(ids, Tensor):
+            return
+        model = self._model_of(module)
+        seen = model.modules.get(id(embedding)) if model is not None else None
+        if model is None or seen is None:
+            return
+        site = own_site(4)
+        self._add(
+            Finding(
+                kind="input",
+                module=seen.path,
+                since=model.step,
+                text=f"{seen.path} is given numbers that it has no row for",
+                evidence=f"from {int(ids.min())} to {int(ids.max())}, rows 0 to {embedding.num_embeddings - 1}",
+                fix="a larger embedding, or a tokenizer that belongs to the model",
+                code=f"print(x.max(), {seen.path}.num_embeddings)",
+                file=site[0],
+                line=site[1],
+                model=model.name,
+            )
+        )
+
+    # -- losses and backward passes ---------------------------------------------------------------------
+
+    def loss_called(self, call: LossCall, result: Any, error: BaseException | None) -> None:
+        """A loss function has returned or raised."""
+        if self._off or self._in_backward or (error is None and not torch.is_grad_enabled()):
+            return
+        self._last_call = call
+        self._num_loss_calls += 1
+        looked_at = bool(self._open)
+        if not looked_at and error is None:
+            return
+        with self._safely():
+            start = time.perf_counter()
+            self._look_at_labels(call)
+            for collector in self._open.values():
+                collector.spent_s += time.perf_counter() - start
+                break
+
+    def _look_at_labels(self, call: LossCall) -> None:
+        model = self._recent[-1] if self._recent else None
+        name, step = (model.name, model.step) if model is not None else ("", 0)
+        finding = labels.check(call, step, name)
+        if finding is not None:
+            self._add(self._with_output(finding, model))
+            return
+        seen = self._labels.setdefault(call.name, labels.LabelsSeen())
+        seen.add(call)
+        only = seen.only()
+        if only is not None:
+            self._add(labels.all_the_same(only, seen, call, step, name))
+
+    @staticmethod
+    def _with_output(finding: Finding, model: ModelSeen | None) -> Finding:
+        layers = model.layers if model is not None else []
+        return dataclasses.replace(finding, affected=(layers[-1].path,)) if layers else finding
+
+    def differentiates(self, loss: Any, site: Site) -> None:
+        """``backward`` is about to run."""
+        self._in_backward = True
+        if self._off:
+            return
+        with self._safely():
+            self._differentiates(loss, site)
+
+    def _differentiates(self, loss: Any, site: Site) -> None:
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_meta:
+            return
+        recent = self._recent
+        model = recent[-1] if recent else None
+        if model is None or (loss.device.type != "cpu" and not self._open):
+            return  # reading it would wait for the device
+        value = loss.item()
+        series = self._loss.get(site)
+        if series is None:
+            series = self._loss[site] = LossSeen(site, model.name)
+        if not math.isfinite(value):
+            if id(model) not in self._blamed:
+                self._not_finite(model, loss, value, site)
+        else:
+            evidence = rules.spike(series, value)
+            if evidence:
+                self._spiked(model, evidence, site)
+        if self._last_call is not None and self._num_loss_calls == 1 and self._open:
+            series.chance = self._labels.get(self._last_call.name, labels.LabelsSeen()).chance(
+                self._last_call.name
+            )
+        series.add(model.step, value)
+        self._last_loss, self._last_site = weakref.ref(loss), site
+
+    def differentiated(self) -> None:
+        """``backward`` has run."""
+        self._in_backward = False
+        self._num_loss_calls = 0
+        for model in self._recent:
+            model.differentiated = True
+            if not model.optimizers and model.step > 2:
+                with self._safely():
+                    self._probe(model)
+        self._recent = []
+
+    def _spiked(self, model: ModelSeen, evidence: str, site: Site) -> None:
+        more, kind = "", ""
+        usual = [one.rms for one in list(model.inputs)[:-1] if one.rms is not None]
+        if model.call is not None and usual:
+            first = next(
+                (
+                    one
+                    for one in torch.utils._pytree.tree_leaves((model.call[1], model.call[2]))
+                    if statistics.readable(one)
+                ),
+                None,
+            )
+            if first is not None:
+                norm, scale = statistics.rms(statistics.rows_of(first))
+                now, before = float(norm) * scale, sorted(usual)[len(usual) // 2]
+                if before > 0 and not 0.2 < now / before < 5:
+                    more, kind = f"; the batch's RMS is {rules.g(now)}, usually {rules.g(before)}", "batch"
+        self._add(
+            Finding(
+                kind="loss spike",
+                module=model.name,
+                since=model.step,
+                text=f"the loss of {model.name} jumps"
+                + (", with a batch that is unlike the others" if kind else ""),
+                evidence=evidence + more,
+                fix="look at the batch" if kind else "clip the gradient's norm, or a smaller learning rate",
+                code="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # before optimizer.step()",
+                file=site[0],
+                line=site[1],
+                model=model.name,
+            )
+        )
+
+    # -- NaN and infinity -------------------------------------------------------------------------------
+
+    def _not_finite(self, model: ModelSeen, loss: Tensor, value: float, site: Site) -> None:
+        """Say where a loss that is not finite comes from."""
+        self._blamed.add(id(model))
+        what = "NaN" if math.isnan(value) else "infinite"
+        module, args, kwargs = model.call or (None, (), {})
+        if module is None:
+            return
+        broken = nonfinite.parameters_not_finite(module)
+        if broken:
+            self._add(self._broken_parameters(model, broken, what, site))
+            return
+        bad_inputs = nonfinite.inputs_not_finite(args, kwargs)
+        if bad_inputs:
+            layer = next(iter(model.layers), None)
+            self._add(
+                Finding(
+                    kind="input",
+                    module=layer.path if layer is not None else model.name,
+                    since=model.step,
+                    text=f"the inputs of {model.name} are not finite, and the loss is {what}",
+                    evidence="; ".join(bad_inputs),
+                    fix="leave these rows out, or fill them",
+                    code="x = torch.nan_to_num(x)  # or find out where they come from",
+                    file=(layer.site if layer is not None and layer.site[0] else site)[0],
+                    line=(layer.site if layer is not None and layer.site[0] else site)[1],
+                    model=model.name,
+                )
+            )
+            return
+        if self._last_call is not None:
+            call = dataclasses.replace(self._last_call, site=site)
+            finding = labels.check(call, model.step, model.name)
+            if finding is not None and finding.text.find("probabilities") < 0:
+                self._add(self._with_output(finding, model))
+                return
+        culprit, why = self._rerun(model, backward=False)
+        if culprit is None:
+            culprit = nonfinite.find_in_graph(loss, site)
+        self._add(self._made_by(model, culprit, why, f"the loss is {what}", site))
+
+    def _rerun(self, model: ModelSeen, *, backward: bool) -> tuple[nonfinite.Culprit | None, str]:
+        if model.call is None:
+            return None, "the call is gone"
+        module, args, kwargs = model.call
+        try:
+            return (
+                nonfinite.find(module, args, kwargs, model.random_state, backward=backward),
+                "no operator of the model makes it when its step is run again",
+            )
+        except Exception as error:
+            return None, f"the step could not be run again ({type(error).__name__}: {error})"
+
+    def _made_by(
+        self, model: ModelSeen, culprit: nonfinite.Culprit | None, why: str, what: str, site: Site
+    ) -> Finding:
+        if culprit is None:
+            names = nonfinite.names_in_graph(self._last_loss)
+            candidates = f"; its derivatives may be: {', '.join(names)}" if names else ""
+            return Finding(
+                kind="nonfinite",
+                module=model.name,
+                since=model.step,
+                text=f"{what}; it is made of what {model.name} returns, between the call and backward",
+                evidence=f"{why}{candidates}",
+                fix="small numbers added before a root, a logarithm or a division",
+                code="(x + 1e-8).sqrt()",
+                file=site[0],
+                line=site[1],
+                model=model.name,
+            )
+        fix, code = nonfinite.advice(culprit)
+        base = model.call_path
+        path = f"{base}.{culprit.module}" if culprit.module else base
+        known = next((one for one in model.modules.values() if one.path == path), None)
+        place = (
+            culprit.site if culprit.site[0] else known.site if known is not None and known.site[0] else site
+        )
+        return Finding(
+            kind="nonfinite",
+            module=path,
+            since=model.step,
+            text=f"{what}: first made by {culprit.operator}"
+            + (" on the way back" if culprit.in_backward else "")
+            + (f" in {path}" if culprit.in_model else f", in what is computed from {base}"),
+            evidence=f"given {culprit.inputs}; gave {culprit.result}",
+            fix=fix,
+            code=code,
+            file=place[0],
+            line=place[1],
+            model=model.name,
+        )
+
+    def _broken_parameters(self, model: ModelSeen, broken: list[str], what: str, site: Site) -> Finding:
+        path = f"{model.name}.{broken[0]}"
+        owner = next((one.owner for one in model.parameters.values() if one.path == path), None)
+        last = next((total for _, total in reversed(model.totals) if math.isfinite(total)), None)
+        lr = [group.get("lr") for ref in model.optimizers if (one := ref()) for group in one.param_groups]
+        evidence = f"{len(broken)} parameters, {broken[0]} first"
+        evidence += f"; last finite gradient norm seen {rules.g(last)}" if last is not None else ""
+        evidence += f"; learning rate {lr[0]:g}" if lr and isinstance(lr[0], float) else ""
+        return Finding(
+            kind="nonfinite",
+            module=owner.path if owner is not None else model.name,
+            since=max(0, model.step - 1),
+            text=f"the loss is {what}: the update before it left parameters of {model.name} that are not finite",
+            evidence=evidence,
+            fix="a smaller learning rate, or clip the gradient's norm",
+            code="torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # before optimizer.step()",
+            file=(owner.site if owner is not None and owner.site[0] else site)[0],
+            line=(owner.site if owner is not None and owner.site[0] else site)[1],
+            model=model.name,
+        )
+
+    def _probe(self, model: ModelSeen) -> None:
+        """Look at one small gradient near the model's input, which a NaN on its way back reaches."""
+        if id(model) in self._blamed or model.call is None:
+            return
+        gradient = self._probed(model)
+        if gradient is None or gradient.device.type != "cpu" or math.isfinite(gradient.sum().item()):
+            return
+        if bool(torch.isfinite(gradient).all()):
+            return  # the sum of finite numbers
+        self._blamed.add(id(model))
+        culprit, why = self._rerun(model, backward=True)
+        self._add(
+            self._made_by(model, culprit, why, "gradients are not finite, the loss is", self._last_site)
+        )
+
+    def _probed(self, model: ModelSeen) -> Tensor | None:
+        parameter = model.probe() if model.probe is not None else None
+        if parameter is None:
+            trained = [
+                (one.owner.order, found.numel(), found)
+                for one in model.parameters.values()
+                if (found := one.parameter()) is not None
+                and found.grad is not None
+                and not found.grad.is_sparse
+            ]
+            if not trained:
+                return None
+            first = min((order for order, _, _ in trained if order >= 0), default=-1)
+            near = [one for one in trained if one[0] == first or one[1] <= _PROBE] or trained
+            parameter = min(near, key=lambda one: (one[0] < 0, one[0], one[1]))[2]
+            if parameter.numel() > _PROBE:
+                parameter = min(trained, key=lambda one: one[1])[2]
+            model.probe = weakref.ref(parameter)
+        return parameter.grad
+
+    # -- steps of optimisers ------------------------------------------------------------------------------
+
+    def trains(self, parameters: frozenset[int]) -> bool:
+        """Every optimiser is of interest, also one of other parameters."""
+        return True
+
+    def step_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimiser is about to step."""
+        if self._off:
+            return
+        self._in_backward = False
+        with self._safely():
+            for model in self._trained_by(optimizer):
+                self._probe(model)
+                collector = self._open.get(id(model))
+                if collector is not None:
+                    collector.before(optimizer)
+                    self._note_gradients(model, optimizer)
+                if self._trials is not None:
+                    self._trials.step_begins(model, optimizer)
+
+    def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimiser has stepped."""
+        if self._off:
+            return
+        with self._safely():
+            models = self._trained_by(optimizer)
+            if not models:
+                reference, count, site = self._strangers.get(
+                    id(optimizer), (weakref.ref(optimizer), 0, own_site(3))
+                )
+                self._strangers[id(optimizer)] = (reference, count + 1, site)
+            for model in models:
+                collector = self._open.get(id(model))
+                if collector is not None:
+                    collector.after()
+                    self._note_gradients(model, optimizer)
+                model.stepped = True
+                model.call = None
+                if model.optimizers[0]() is optimizer:
+                    model.step += 1
+                    self._num_steps = max(self._num_steps, model.step)
+                    if self._trials is not None:
+                        self._trials.step_ended(model)
+                    if model.step % _LOSS_EVERY == 0:
+                        self._judge_losses()
+
+    def _trained_by(self, optimizer: torch.optim.Optimizer) -> list[ModelSeen]:
+        known = self._of_optimizer.get(id(optimizer))
+        count = sum(len(group["params"]) for group in optimizer.param_groups) * 1000 + len(self._all)
+        if known is not None and known[0]() is optimizer and known[1] == count:
+            return known[2]
+        held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        models = [model for model in self._all if not held.isdisjoint(model.parameters)]
+        for model in models:
+            if all(reference() is not optimizer for reference in model.optimizers):
+                model.optimizers.append(weakref.ref(optimizer))
+        if models:
+            self._strangers.pop(id(optimizer), None)
+        self._of_optimizer[id(optimizer)] = (weakref.ref(optimizer), count, models)
+        return models
+
+    @staticmethod
+    def _note_gradients(model: ModelSeen, optimizer: torch.optim.Optimizer) -> None:
+        held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        for key, one in model.parameters.items():
+            parameter = one.parameter()
+            if parameter is None:
+                continue
+            one.num_looks += 1
+            one.in_optimizer |= key in held
+            one.had_gradient |= parameter.grad is not None
+
+    def _judge_strangers(self) -> None:
+        """An optimiser that trains nothing that was called, beside a model that nothing trains."""
+        idle = [one for one in self._all if not one.optimizers and (one.differentiated or one.step > 0)]
+        for reference, count, site in self._strangers.values():
+            optimizer = reference()
+            if optimizer is None or count < rules.NO_GRADIENT_LOOKS or not idle:
+                continue
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            if any(one.grad is not None for one in parameters):
+                continue
+            model = idle[0]
+            self._add(
+                Finding(
+                    kind="optimizer",
+                    module=model.name,
+                    since=0,
+                    text=f"the optimiser that steps holds none of {model.name}'s parameters",
+                    evidence=f"{count:,} steps of {type(optimizer).__name__} over {len(parameters)} parameters without "
+                    f"a gradient; {len(model.parameters)} parameters of {model.name} in no optimiser",
+                    fix="make the optimiser after the model, from the model that is called",
+                    code=f"optimizer = torch.optim.{type(optimizer).__name__}({model.name}.parameters(), "
+                    f"lr={optimizer.param_groups[0].get('lr', 1e-3)})",
+                    file=site[0],
+                    line=site[1],
+                    model=model.name,
+                )
+            )
+
+    # -- what is made of it -------------------------------------------------------------------------------
+
+    def _finish(self, model: ModelSeen) -> None:
+        """The sampled step is over: read it, and look for what is wrong."""
+        collector = self._open.pop(id(model), None)
+        if collector is None:
+            return
+        start = time.perf_counter()
+        collector.finish()
+        spent = collector.spent_s
+        streaks = self._streaks.setdefault(id(model), rules.Streaks())
+        losses = [one for one in self._loss.values() if one.model == model.name]
+        hits = rules.hits_of(model, collector.step, losses)
+        self._add_all(streaks.persisting(collector.step, hits))
+        self._add_all(rules.unreached(model))
+        self._budget.spent_s += spent + time.perf_counter() - start
+        self._budget.num_samples += 1
+
+    def _judge_losses(self) -> None:
+        alone = len(self._loss) == 1 and len(self._all) == 1
+        for loss in self._loss.values():
+            model = next((one for one in self._all if one.name == loss.model), None)
+            if model is not None and id(model) not in self._blamed:
+                finding = rules.not_falling(model, loss, alone=alone)
+                key = ("loss not falling", model.name)
+                if finding is not None:
+                    self._add(finding)
+                elif loss.is_falling:
+                    self._findings.pop(key, None)
+
+    def _add_all(self, findings: Sequence[Finding]) -> None:
+        for one in findings:
+            self._add(one)
+
+    def _add(self, finding: Finding) -> None:
+        key = (finding.kind, finding.module)
+        known = self._findings.get(key)
+        if known is not None:
+            if known.since <= finding.since and finding.kind not in ("loss spike", "nonfinite"):
+                self._findings[key] = dataclasses.replace(finding, since=known.since)
+            return
+        self._findings[key] = finding
+        self._found(finding)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found so far: causes before what they cause."""
+        kinds = list(KINDS)
+        return sorted(
+            self._findings.values(), key=lambda one: (one.is_note, kinds.index(one.kind), one.since)
+        )
+
+    def report(self, *, error: str = "") -> Inspection:
+        """Everything that was seen, as records."""
+        findings = self.findings
+        if self._trials is not None and not self._opened:
+            findings = self._trials.tried(findings, self._all)
+        return Inspection(
+            findings=tuple(findings),
+            modules=tuple(
+                _record(model, seen)
+                for model in self._all
+                for seen in [*model.ordered, *model.functional.values()]
+                if seen.samples
+            ),
+            losses=tuple(
+                Curve(f"{one.model}, line {one.site[1]}", tuple(one.steps), tuple(one.values))
+                for one in self._loss.values()
+            ),
+            gradients=tuple(self._gradient_curves()),
+            num_steps=self._num_steps,
+            num_samples=self._budget.num_samples,
+            wall_s=self._wall_s or time.perf_counter() - self._budget.start_s,
+            spent_s=self._budget.spent_s,
+            error=error,
+            notes=(*self._notes, *self._what_was_not_seen()),
+        )
+
+    def _what_was_not_seen(self) -> Iterator[str]:
+        if not self._all:
+            yield "no module with parameters was called with gradients on"
+        elif not self._loss:
+            yield "nothing was differentiated by backward()"
+        elif not any(model.optimizers for model in self._all) and not self._strangers:
+            yield "no optimiser of PyTorch's stepped: updates were not seen, and a step is a call after a backward pass"
+
+    def _gradient_curves(self) -> Iterator[Curve]:
+        count = 0
+        for model in self._all:
+            for seen in model.ordered:
+                points = [
+                    (one.step, one.gradient_rms) for one in seen.samples if one.gradient_rms is not None
+                ]
+                if seen.is_leaf and len(points) > 1 and count < _MAX_CURVES:
+                    count += 1
+                    yield Curve(
+                        seen.path, tuple(step for step, _ in points), tuple(value for _, value in points)
+                    )
+
+
+def _has_mode() -> bool:
+    """Whether a mode of the user's would see what we compute."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._is_tracing()
+    )
+
+
+def _record(model: ModelSeen, seen: ModuleSeen) -> ModuleRecord:
+    def last(name: str) -> float | None:
+        return next(
+            (value for one in reversed(seen.samples) if (value := getattr(one, name)) is not None), None
+        )
+
+    norm, module = last("weight_norm"), seen.module()
+    count = (
+        sum(one.numel() for one in module.parameters(recurse=False) if one.dim() > 1)
+        if module is not None
+        else 0
+    )
+    return ModuleRecord(
+        path=seen.path,
+        type_name=seen.type_name,
+        model=model.name,
+        file=seen.site[0],
+        line=seen.site[1],
+        activation_rms=last("activation_rms"),
+        gradient_rms=last("gradient_rms"),
+        weight_rms=norm / math.sqrt(count) if norm is not None and count else None,
+        weight_gradient=last("own_gradient"),
+        update_ratio=last("update_ratio"),
+        dead_share=last("dead"),
+        saturated_share=last("saturated"),
+    )
