@@ -180,6 +180,52 @@ class Decided(Event):
     reason: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class MemoryStep:
+    """One thing that a plan does to hold less."""
+
+    action: str
+    """In the field's words, e.g. ``full recomputation``."""
+    where: tuple[str, ...]
+    """Modules, by path."""
+    saved_bytes: int
+    """What these hold less from the forward to the backward pass."""
+    seconds: float
+    """What it adds to a training step, from measured times."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryPlanned(Event):
+    """How a model is to train within a limit, as a rehearsal without values predicts it."""
+
+    target: str
+    limit_bytes: int
+    plain_bytes: int
+    """The peak of a step with nothing changed."""
+    predicted_bytes: int
+    lasting_bytes: int
+    """Parameters, buffers and optimiser state: what no plan changes."""
+    phase: str
+    """Where in the step the peak is: ``forward``, ``backward`` or ``update``."""
+    fits: bool
+    steps: tuple[MemoryStep, ...] = ()
+    extra_ms: float = 0.0
+    code: str = ""
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryMeasured(Event):
+    """What a training step really held, at most."""
+
+    target: str
+    peak_bytes: int
+    """Of tensors."""
+    process_bytes: int | None
+    """What the process grew to beyond what it held without these tensors; None where the system does not say."""
+    step_ms: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FellBack(Event):
     """A call ran in eager mode although something faster was installed; ``reason`` says why."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 _ORIGINAL = "_deepseek_original"
+_local = threading.local()
 
 
 class ModuleObserver:
@@ -23,18 +24,21 @@ class ModuleObserver:
     def __init__(self, found: Callable[[torch.nn.Module], None]) -> None:
         self._found = found
         self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
-        self._local = threading.local()
         self._original: Any = None
         self.num_calls = 0
 
     def open(self) -> None:
         """Start observing."""
         original = self._original = torch.nn.Module.__call__
-        local, seen = self._local, self._seen
+        local, seen = threading.local(), self._seen
 
         def observed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            if getattr(local, "inside", False) or torch.compiler.is_compiling():
+            if (
+                getattr(local, "inside", False)
+                or getattr(_local, "unseen", False)
+                or torch.compiler.is_compiling()
+            ):
                 return original(module, *args, **kwargs)
             local.inside = True
             try:
@@ -49,6 +53,17 @@ class ModuleObserver:
         self._patch: Any = observed
         setattr(observed, _ORIGINAL, getattr(original, _ORIGINAL, original))
         setattr(torch.nn.Module, "__call__", observed)  # noqa: B010 - a method, put back by close()
+
+    @staticmethod
+    @contextmanager
+    def unseen() -> Iterator[None]:
+        """What this thread calls meanwhile is no call of the cell's."""
+        before = getattr(_local, "unseen", False)
+        _local.unseen = True
+        try:
+            yield
+        finally:
+            _local.unseen = before
 
     @staticmethod
     @contextmanager

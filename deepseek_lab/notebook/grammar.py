@@ -71,13 +71,20 @@ class Verb:
     """Whether the flags that every verb has apply."""
 
     @property
+    def words(self) -> str:
+        """How it is typed; an underscore in the name stands for a space."""
+        return self.name.replace("_", " ")
+
+    @property
     def takes_code(self) -> bool:
         """Whether the line form ends in a statement, which is taken as it was typed."""
         return any(operand.kind == "code" for operand in self.operands)
 
     def all_flags(self) -> tuple[Flag, ...]:
-        """The verb's own flags, then the common ones."""
-        return self.flags + (COMMON_FLAGS if self.common else COMMON_FLAGS[-1:])
+        """The verb's own flags, then the common ones that it has none of its own for."""
+        own = {flag.name for flag in self.flags}
+        common = COMMON_FLAGS if self.common else COMMON_FLAGS[-1:]
+        return self.flags + tuple(flag for flag in common if flag.name not in own)
 
     def flag(self, name: str) -> Flag | None:
         """The flag of that long name, if the verb has it."""
@@ -136,12 +143,23 @@ VERBS: dict[str, Verb] = {
                     "SECONDS",
                     default="0, work goes on in the background",
                 ),
+                Flag(
+                    "memory-limit",
+                    "keep what the cell trains within SIZE, or within what the device has",
+                    "text",
+                    "SIZE|auto",
+                    default="no limit",
+                ),
                 Flag("like", "the reference function whose meaning a stub target must keep", "text", "NAME"),
             ),
             (
                 ("%%deepseek optimize", "make the modules that this cell calls fast"),
                 ("%%deepseek optimize encoder --wait 60 --to r", "only encoder; the decision is in r"),
                 ("%deepseek optimize model --precision bf16", "an object, without a cell"),
+                (
+                    "%%deepseek optimize --memory-limit 6GiB",
+                    "train in no more than that; the speed is planned",
+                ),
                 ("python -m deepseek_lab optimize train.py", "a whole script"),
             ),
         ),
@@ -178,6 +196,74 @@ VERBS: dict[str, Verb] = {
                 ("%%deepseek memory", "this cell"),
                 ("%ds_memory train_step(model)", "one statement"),
                 ("%%ds_memory --save memory.html", "also as a page that holds every event"),
+            ),
+        ),
+        Verb(
+            "memory_plan",
+            "says how a model trains on devices that are described and not there, what each would hold, and how large "
+            "a model of its kind could be, plain FSDP2 beside the plan; nothing is allocated",
+            ("line",),
+            (Operand("MODEL", "object", "an nn.Module, real or on the meta device", required=True),),
+            (
+                Flag(
+                    "devices",
+                    "how many of what size (8x80GB, 4x24GiB, 2x80GB,4x40GB) or name (8xH100)",
+                    "text",
+                    "DEVICES",
+                    default="needed",
+                ),
+                Flag(
+                    "batch", "samples on each device at a time", "int", "INT", default="1, or the example's"
+                ),
+                Flag(
+                    "sequence",
+                    "tokens a sample",
+                    "int",
+                    "INT",
+                    default="what the configuration allows, at most 2048",
+                ),
+                Flag(
+                    "inputs",
+                    "a tensor, tuple or dict of the notebook that the model can be called with",
+                    "name",
+                    "NAME",
+                    default="found from the model's configuration",
+                ),
+                Flag(
+                    "precision",
+                    "allow parameters in bfloat16, without a float32 master copy",
+                    "choice",
+                    default="float32 master weights",
+                    choices=("bf16",),
+                ),
+                Flag(
+                    "host-memory",
+                    "what the hosts of all devices have for parameters and optimizer states",
+                    "text",
+                    "SIZE",
+                    default="none, nothing is offloaded",
+                ),
+                Flag(
+                    "save",
+                    "write the report, or the plan as a program, to PATH",
+                    "path",
+                    "PATH",
+                    choices=(".py", ".html", ".json", ".md"),
+                ),
+            ),
+            (
+                (
+                    "%deepseek memory plan model --devices 8x80GB",
+                    "the cheapest plan that fits, and the largest model",
+                ),
+                (
+                    "%ds_memory plan model --devices 8xH100 --batch 4 --to p",
+                    "p.to_code() is the plan as a program",
+                ),
+                (
+                    "%deepseek memory plan model --devices 4x24GiB --precision bf16",
+                    "parameters in bfloat16 allowed",
+                ),
             ),
         ),
         Verb(

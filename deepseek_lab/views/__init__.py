@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deepseek_lab.views._bundle import bundle
     from deepseek_lab.views._costs import costs_bundle, costs_html, costs_line, costs_text, costs_views
+    from deepseek_lab.views._devices import devices_html, devices_line, devices_text
     from deepseek_lab.views._heatmap_view import HeatmapView
     from deepseek_lab.views._inspect import (
         inspection_bundle,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         live_text,
     )
     from deepseek_lab.views._lines_view import LinesView
+    from deepseek_lab.views._memory_plan import memory_plan_html, memory_plan_line, memory_plan_text
     from deepseek_lab.views._overlays import Overlay
     from deepseek_lab.views._page import explorable, graph_frame
     from deepseek_lab.views._profile import profile_overlays, profile_text
@@ -49,6 +51,9 @@ _PLACES = {
     "costs_line": "_costs",
     "costs_text": "_costs",
     "costs_views": "_costs",
+    "devices_html": "_devices",
+    "devices_line": "_devices",
+    "devices_text": "_devices",
     "explorable": "_page",
     "graph_frame": "_page",
     "graph_svg": "_svg",
@@ -61,6 +66,9 @@ _PLACES = {
     "inspection_views": "_inspect",
     "live_text": "_inspect",
     "live_widget": "_widget",
+    "memory_plan_html": "_memory_plan",
+    "memory_plan_line": "_memory_plan",
+    "memory_plan_text": "_memory_plan",
     "packed_timeline": "_timeline",
     "profile_overlays": "_profile",
     "profile_text": "_profile",
@@ -85,6 +93,9 @@ __all__ = [
     "costs_line",
     "costs_text",
     "costs_views",
+    "devices_html",
+    "devices_line",
+    "devices_text",
     "explorable",
     "graph_frame",
     "graph_svg",
@@ -97,6 +108,9 @@ __all__ = [
     "inspection_views",
     "live_text",
     "live_widget",
+    "memory_plan_html",
+    "memory_plan_line",
+    "memory_plan_text",
     "packed_timeline",
     "profile_overlays",
     "profile_text",

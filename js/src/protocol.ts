@@ -141,6 +141,35 @@ export interface Decided {
   readonly reason: string;
 }
 
+/** How a model is to train within a limit, as a rehearsal without values predicts it. */
+export interface MemoryPlanned {
+  readonly kind: "memory_planned";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly limit_bytes: number;
+  readonly plain_bytes: number;
+  readonly predicted_bytes: number;
+  readonly lasting_bytes: number;
+  readonly phase: string;
+  readonly fits: boolean;
+  readonly steps: readonly MemoryStep[];
+  readonly extra_ms: number;
+  readonly code: string;
+  readonly reason: string;
+}
+
+/** What a training step really held, at most. */
+export interface MemoryMeasured {
+  readonly kind: "memory_measured";
+  readonly run: string;
+  readonly at_s: number;
+  readonly target: string;
+  readonly peak_bytes: number;
+  readonly process_bytes: number | null;
+  readonly step_ms: number;
+}
+
 /** A call ran in eager mode although something faster was installed; ``reason`` says why. */
 export interface FellBack {
   readonly kind: "fell_back";
@@ -196,6 +225,8 @@ export type AnyEvent =
   | PlanChosen
   | LiveMeasured
   | Decided
+  | MemoryPlanned
+  | MemoryMeasured
   | FellBack
   | Progressed
   | Measured
@@ -387,6 +418,46 @@ export const SHAPES: Readonly<Record<AnyEvent["kind"], Readonly<Record<string, S
     "graph": "string",
     "chosen": "string",
     "reason": "string"
+  },
+  "memory_planned": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "limit_bytes": "number",
+    "plain_bytes": "number",
+    "predicted_bytes": "number",
+    "lasting_bytes": "number",
+    "phase": "string",
+    "fits": "boolean",
+    "steps": [
+      "list",
+      [
+        "record",
+        {
+          "action": "string",
+          "where": [
+            "list",
+            "string"
+          ],
+          "saved_bytes": "number",
+          "seconds": "number"
+        }
+      ]
+    ],
+    "extra_ms": "number",
+    "code": "string",
+    "reason": "string"
+  },
+  "memory_measured": {
+    "run": "string",
+    "at_s": "number",
+    "target": "string",
+    "peak_bytes": "number",
+    "process_bytes": [
+      "optional",
+      "number"
+    ],
+    "step_ms": "number"
   },
   "fell_back": {
     "run": "string",

@@ -65,10 +65,21 @@ class LossTape(TorchFunctionMode):
     Args:
         results: What the call returned.
         ended: Told the loss when a backward pass begins, or None where the loss cannot be run again.
+        ends: Nodes of the autograd graph that belong to the results, where these have none of their own.
+        known: Autograd functions that a loss may be made of: whoever runs it again has them.
     """
 
-    def __init__(self, results: Sequence[Tensor], ended: Callable[[Loss | None], None]) -> None:
+    def __init__(
+        self,
+        results: Sequence[Tensor],
+        ended: Callable[[Loss | None], None],
+        *,
+        ends: Collection[Any] = (),
+        known: Sequence[type[torch.autograd.Function]] = (),
+    ) -> None:
         super().__init__()
+        self._ends = {*(one.grad_fn for one in results), *ends}
+        self._backwards = tuple(one._backward_cls for one in known)
         self._results, self._ended = tuple(results), ended
         self._calls: list[_Call] = []
         self._derived = {id(result) for result in results}
@@ -98,7 +109,7 @@ class LossTape(TorchFunctionMode):
         return self._recording
 
     def _forget(self) -> None:
-        self._calls, self._derived, self._results = [], set(), ()
+        self._calls, self._derived, self._results, self._ends = [], set(), (), set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         __tracebackhide__ = True
@@ -128,7 +139,7 @@ class LossTape(TorchFunctionMode):
 
     def _loss(self, loss: Tensor) -> Loss | None:
         try:
-            if _has_own_backward(loss, {one.grad_fn for one in self._results}):
+            if _has_own_backward(loss, self._ends, self._backwards):
                 return None
             return _Builder(self._results, self._needed(loss)).build(loss)
         except Exception:  # what a loss may be made of has no end; then its gradients stand for it
@@ -158,7 +169,7 @@ def _in_place(call: _Call) -> bool:
     )
 
 
-def _has_own_backward(loss: Tensor, ends: Collection[Any]) -> bool:
+def _has_own_backward(loss: Tensor, ends: Collection[Any], known: tuple[type, ...]) -> bool:
     """Whether a gradient comes back through a function of the user's own, whose backward pass no recording holds."""
     left, seen = [loss.grad_fn], set(ends)
     while left and len(seen) < MAX_OPERATIONS * 4:
@@ -166,7 +177,7 @@ def _has_own_backward(loss: Tensor, ends: Collection[Any]) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and not isinstance(node, known):
             return True
         left.extend(following for following, _ in node.next_functions)
     return bool(left)

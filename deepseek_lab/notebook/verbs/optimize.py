@@ -8,6 +8,7 @@ from typing import Any
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.notebook import cells
 from deepseek_lab.notebook.host import Cell, Host, bind, view_of, warn
+from deepseek_lab.notebook.limited import LimitedRegion, limited
 from deepseek_lab.notebook.live import Follower
 from deepseek_lab.notebook.plan import Plan, checked, resolve
 from deepseek_lab.notebook.ports import Run, engine, options, torch_loaded
@@ -91,13 +92,17 @@ def _wait(run: Run, seconds: float) -> None:
         warn("measuring and building ended; what was won so far stays")
 
 
-def region(plan: Plan, cell: Cell, host: Host) -> OptimizeRegion:
+def region(plan: Plan, cell: Cell, host: Host) -> OptimizeRegion | LimitedRegion:
     """Surround a cell."""
+    if plan.command.has("memory-limit"):
+        return LimitedRegion(plan, cell, host)
     return OptimizeRegion(plan, cell, host)
 
 
 def run(plan: Plan, host: Host) -> Shown:
     """Optimise the objects that were named; they are faster from their next calls on."""
+    if plan.command.has("memory-limit"):
+        return limited(plan, host)
     command, chosen = plan.command, options(plan.command)
     run = engine().open_run(
         command.verb,

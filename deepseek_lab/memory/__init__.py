@@ -1,0 +1,1 @@
+"""Training in less memory: plans that are predicted before anything big runs, and kept to."""

@@ -1,0 +1,339 @@
+"""A training step on tensors without values: what it will hold at most, before anything big has run.
+
+The model and its optimisers are copied with fake tensors in place of real ones (``torch._subclasses.fake_tensor``),
+and the step runs through PyTorch's own autograd, so that what is saved for the backward pass, and when it is let go,
+is what the real step does. Nothing is allocated, and the user's own objects are not touched.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from deepseek_lab.capture.observe import ModuleObserver
+from deepseek_lab.engine.training.tape import Loss
+from deepseek_lab.memory.logits import Deferred, Head
+from deepseek_lab.memory.meter import Meter, block_bytes
+from deepseek_lab.memory.operations import Operation, Operations
+from deepseek_lab.memory.recompute import Keep, Recomputed
+from deepseek_lab.memory.units import Unit
+
+_ALL_ROWS = 1 << 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Habits:
+    """How a loop goes about a step, as far as it matters to memory."""
+
+    gradients_in_forward: bool = False
+    """Whether gradients of the last step are still there when the model is called."""
+    gradients_in_backward: bool = False
+    """Whether they are still there when the backward pass begins."""
+    keeps_results: bool = False
+    """Whether the last step's results are still there when the model is called."""
+    autocast: torch.dtype | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a step is rehearsed with."""
+
+    keeps: Mapping[str, Keep | None] = dataclasses.field(default_factory=dict)
+    """For each part what is kept, by path; parts that are not named stay as they are."""
+    defers: bool = False
+    """Whether logits are left out."""
+    fused: bool = False
+    """Whether optimisers take their fused form."""
+
+
+@dataclasses.dataclass
+class Part:
+    """What a part of the model holds and does when nothing is recomputed."""
+
+    path: str
+    operations: list[Operation]
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsed:
+    """What a step will hold."""
+
+    peak_bytes: int
+    lasting_bytes: int
+    """Parameters, buffers and optimiser state: what is there between two steps."""
+    phase: str
+    """In which part of the step the most is held: ``forward``, ``backward`` or ``update``."""
+    parts: tuple[Part, ...] = ()
+
+
+class NotRehearsed(Exception):
+    """A step can't be run without values; says why."""
+
+
+class Rehearsal:
+    """A step, ready to be rehearsed. Make it in the thread that trains; it can then run in any.
+
+    Args:
+        model: What the loop calls.
+        args: A call's arguments.
+        kwargs: And keywords.
+        loss: How the loop computes its loss from the results; without it their sum stands for it.
+        loss_index: Which of the results is the loss itself, where one is.
+        optimizers: Those that train the model.
+        habits: See :class:`Habits`.
+        recomputed: The real model's parts, as far as they can be recomputed.
+        heads: The real model's layers that can be deferred.
+
+    Raises:
+        NotRehearsed: The model can't be copied.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        loss: Loss | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+        habits: Habits | None = None,
+        recomputed: Sequence[Recomputed] = (),
+        heads: Sequence[Head] = (),
+    ) -> None:
+        self._mode = FakeTensorMode()
+        self._loss = loss
+        self._habits = habits if habits is not None else Habits()
+        memo: dict[int, Any] = {}
+        with torch.no_grad():
+            for one in (*model.parameters(), *model.buffers()):
+                memo[id(one)] = _as_parameter(one, self._mode.from_tensor(one.detach()))
+            try:
+                with self._mode:
+                    self._model = copy.deepcopy(model, memo)
+            except Exception as error:
+                raise NotRehearsed(f"the model can't be copied: {_words(error)}") from error
+            self._args, self._kwargs, self._extras = tree_map(
+                lambda one: self._fake(one, memo), (tuple(args), dict(kwargs), loss.extras if loss else ())
+            )
+        self._optimizers = [_copied(one, memo, self._mode) for one in optimizers if _is_pytorchs(one)]
+        odd = [one for one in optimizers if not _is_pytorchs(one)]
+        self._odd_state = sum(
+            block_bytes(value)
+            for one in odd
+            for state in one.state.values()
+            for value in tree_leaves(state)
+            if isinstance(value, Tensor)
+        )
+        self._recomputed = [
+            Recomputed(
+                Unit(one.unit.path, self._model.get_submodule(one.unit.path)),
+                lambda reason: None,
+                trusted=one,
+            )
+            for one in recomputed
+        ]
+        self._heads: list[Head] = []
+        for real in heads:
+            layer = self._model.get_submodule(real.path)
+            assert isinstance(layer, nn.Linear)
+            head = Head(real.path, layer)
+            head.num_labelled = real.most_labelled if real.num_rows else _ALL_ROWS
+            self._heads.append(head)
+
+    def _fake(self, value: Any, memo: Mapping[int, Any]) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return memo.get(id(value)) if id(value) in memo else self._mode.from_tensor(value.detach())
+
+    def run(self, choice: Choice, *, look: bool = False) -> Rehearsed:
+        """Rehearse two steps one after the other; the second is what lasts.
+
+        Args:
+            choice: How the model runs.
+            look: Also say what each part does.
+
+        Raises:
+            NotRehearsed: The step asks for a value, or does what fake tensors can't.
+        """
+        for one in self._recomputed:
+            one.keep = choice.keeps.get(one.unit.path)
+        for head in self._heads:
+            head.on = choice.defers
+        patches: list[Recomputed | Head] = [*self._recomputed, *self._heads]
+        for patch in patches:
+            patch.install()
+        meter = Meter()
+        parts: list[Part] = []
+        try:
+            with ModuleObserver.unseen(), self._mode:
+                old: list[Any] = []
+                for last in (False, True):
+                    if last and look:
+                        for one in self._recomputed:
+                            one.watch = _looking(one.unit.path, meter, parts)
+                    result = self._step(meter, choice, old)
+            return dataclasses.replace(result, parts=tuple(parts))
+        except Exception as error:
+            raise NotRehearsed(_words(error)) from error
+        finally:
+            for patch in patches:
+                patch.remove()
+            for one in self._recomputed:
+                one.watch = None
+            meter.release()
+            for weight in self._model.parameters():
+                weight.grad = None
+
+    def _step(self, meter: Meter, choice: Choice, old: list[Any]) -> Rehearsed:
+        habits = self._habits
+        meter.hold(self._model.parameters())
+        meter.hold(self._model.buffers())
+        for optimizer in self._optimizers:
+            meter.hold(
+                v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)
+            )
+        meter.hold(
+            one for one in tree_leaves((self._args, self._kwargs, self._extras)) if isinstance(one, Tensor)
+        )
+        lasting = meter.now_bytes + self._odd_state
+        meter.peak_bytes = meter.now_bytes
+        if not habits.gradients_in_forward:
+            self._clear()
+        with meter:
+            with self._precision():
+                results = self._model(*self._args, **self._kwargs)
+                old.clear()  # what the loop's name held is let go when the call returns
+                if not habits.gradients_in_backward:
+                    self._clear()
+                forward = meter.peak_bytes
+                loss = self._loss_of(results)
+            loss.backward()
+            del loss
+            backward = meter.peak_bytes
+            for head in self._heads if habits.keeps_results else ():
+                head.before_update()
+            for optimizer in self._optimizers:
+                groups = optimizer.param_groups
+                before = [(group.get("fused"), group.get("foreach")) for group in groups]
+                if choice.fused:
+                    for group in (group for group in groups if "fused" in group):
+                        group["fused"], group["foreach"] = True, False
+                with torch.no_grad():
+                    type(optimizer).step(optimizer)
+                for group, (fused, foreach) in zip(groups, before, strict=True):
+                    if "fused" in group:
+                        group["fused"], group["foreach"] = fused, foreach
+        peak = meter.peak_bytes + self._odd_state
+        phase = "forward" if peak == forward else "backward" if peak == backward else "update"
+        if habits.keeps_results:
+            old.append(results)
+        return Rehearsed(peak, lasting, phase)
+
+    def _clear(self) -> None:
+        for weight in self._model.parameters():
+            weight.grad = None
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = self._habits.autocast
+        if dtype is None:
+            return contextlib.nullcontext()
+        kind = next((one.device.type for one in self._model.parameters()), "cpu")
+        return torch.autocast(kind, dtype)
+
+    def _loss_of(self, results: Any) -> Tensor:
+        tensors = [one for one in tree_leaves(results) if isinstance(one, Tensor)]
+        if self._loss is not None:
+            return self._loss.of(tensors, self._extras)
+        own = loss_among(tensors)
+        if own is not None:
+            return tensors[own]
+        floats = [one for one in tensors if one.requires_grad and type(one) is not Deferred]
+        if not floats:
+            raise NotRehearsed("no result can be differentiated")
+        return torch.stack([one.float().sum() for one in floats]).sum()
+
+
+def loss_among(results: Sequence[Tensor]) -> int | None:
+    """Which of a model's results is a loss: the first scalar that can be differentiated."""
+    return next((i for i, one in enumerate(results) if one.requires_grad and one.dim() == 0), None)
+
+
+def _looking(path: str, meter: Meter, parts: list[Part]) -> Callable[..., Any]:
+    def watch(before: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        held = meter.now_bytes
+        with Operations() as operations:
+            result = before(*args, **kwargs)
+        inputs = {
+            one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)
+        }
+        made = {
+            one.untyped_storage()._cdata: block_bytes(one)
+            for one in tree_leaves(result)
+            if isinstance(one, Tensor) and type(one) is not Deferred
+        }
+        own = sum(size for key, size in made.items() if key not in inputs)
+        parts.append(Part(path, operations.found, max(meter.now_bytes - held - own, 0)))
+        return result
+
+    return watch
+
+
+def _as_parameter(real: Tensor, fake: Tensor) -> Tensor:
+    if isinstance(real, nn.Parameter):
+        return nn.Parameter(fake, requires_grad=real.requires_grad)
+    return fake
+
+
+def _is_pytorchs(optimizer: torch.optim.Optimizer) -> bool:
+    return type(optimizer).__module__.startswith("torch.optim.")
+
+
+def _copied(
+    optimizer: torch.optim.Optimizer, memo: Mapping[int, Any], mode: FakeTensorMode
+) -> torch.optim.Optimizer:
+    """An optimiser of the copies. Made by hand: a scheduler leaves a ``step`` of the real one among the attributes."""
+
+    def fake(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.numel() == 1:  # the number of steps, which is asked for its value
+            count = value.item()
+            with mode:
+                return torch.tensor(count, dtype=value.dtype)
+        return mode.from_tensor(value.detach())
+
+    made: Any = object.__new__(type(optimizer))
+    made.__dict__.update({name: value for name, value in optimizer.__dict__.items() if name != "step"})
+    for name, value in made.__dict__.items():
+        if name.endswith("_hooks"):
+            made.__dict__[name] = type(value)()
+    with torch.no_grad():
+        made.param_groups = [
+            {
+                name: [memo[id(one)] for one in value if id(one) in memo] if name == "params" else value
+                for name, value in group.items()
+            }
+            for group in optimizer.param_groups
+        ]
+        made.state = collections.defaultdict(dict)
+        for weight, state in optimizer.state.items():
+            if id(weight) in memo:
+                made.state[memo[id(weight)]] = {name: fake(value) for name, value in state.items()}
+    return made  # type: ignore[no-any-return]
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, NotRehearsed):
+        return str(error)
+    words = str(error).strip().partition("\n")[0][:200]
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
