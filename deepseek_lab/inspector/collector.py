@@ -44,10 +44,15 @@ class Collector:
 
     def _begin(self) -> None:
         self._done: set[int] = set()
-        self._last: Any = None
+        self._known: set[Any] = set()
+        self._hooked: set[Any] = set()
         self._source: ModuleSeen | None = None
         self._units_first = False
         self._anything = False
+
+    def forget(self) -> None:
+        """The call has returned: hold nothing of its graph."""
+        self._known, self._hooked = set(), set()
 
     def again(self) -> bool:
         """One more call of the model in the same step; whether it is looked at too."""
@@ -79,9 +84,11 @@ class Collector:
         if out is None or not statistics.readable(out):
             return
         node = out.grad_fn
-        if seen.is_leaf or (node is not None and node is not self._last):
+        if not seen.is_leaf:
+            self._between(seen, out)
+        if seen.is_leaf or (node is not None and node not in self._known):
             self._record(seen, out)
-        self._last = node
+        self._known.add(node)
         if seen.is_leaf and seen.num_parameters:
             self._units_first = seen.units_first
             if seen.has_weights:
@@ -103,19 +110,28 @@ class Collector:
             return
         if not self._anything and isinstance(module, _FIRST_LAYERS) and value.grad_fn is None:
             self._input(seen, value)
-        kind = statistics.kind_of(value)
-        if kind and value.grad_fn is not self._last and self._source is not None:
-            key = (kind, self._source.path)
+        self._between(seen, value)
+
+    def _between(self, seen: ModuleSeen, value: Tensor) -> None:
+        """Activations that are functions, on the way from what modules have returned to this tensor."""
+        source = self._source
+        if source is None or value.grad_fn is None or value.grad_fn in self._known:
+            return
+        owner = source.module()
+        if owner is None:
+            return
+        for kind, result in statistics.functional(value, self._known):
+            if result is value and not seen.is_leaf:
+                continue  # what a module returns is its own
+            key = (kind, source.path)
             activation = self.model.functional.get(key)
             if activation is None:
-                owner = self._source.module()
-                if owner is None:
-                    return
-                activation = self.model.functional[key] = ModuleSeen(self._source.path, owner)
-                activation.type_name = f"{kind} after {self._source.type_name}"
-                activation.site, activation.has_weights = self._source.site, False
-                activation.order = seen.order
-            self._record(activation, value)
+                activation = self.model.functional[key] = ModuleSeen(source.path, owner)
+                activation.is_function = True
+                activation.type_name = f"{kind} after {source.type_name}"
+                activation.site, activation.has_weights = source.site, False
+                activation.order = source.order
+            self._record(activation, result, kind)
 
     def _input(self, seen: ModuleSeen, value: Tensor) -> None:
         rows = statistics.rows_of(value)
@@ -127,12 +143,12 @@ class Collector:
             self._readings.add(spread, lambda read: setattr(found, "spread", read))
         self.model.inputs.append(found)
 
-    def _record(self, seen: ModuleSeen, out: Tensor) -> None:
+    def _record(self, seen: ModuleSeen, out: Tensor, kind: str = "") -> None:
         sample = seen.sample(self.step)
         value = statistics.rows_of(out)
         norm, scale = statistics.rms(value)
         self._readings.add(norm, functools.partial(_put, sample, "activation_rms", scale))
-        kind = seen.kind = statistics.kind_of(out)
+        kind = seen.kind = kind or statistics.kind_of(out)
         if kind:
             seen.source = self._source
             if kind == "relu" and value.dim() > 1:
@@ -142,7 +158,8 @@ class Collector:
             share = statistics.ends(value, kind)
             if share is not None:
                 self._readings.add(share, functools.partial(_put, sample, "saturated", 1.0))
-        if out.requires_grad and out.grad_fn is not None:
+        if out.requires_grad and out.grad_fn is not None and out.grad_fn not in self._hooked:
+            self._hooked.add(out.grad_fn)
             out.register_hook(functools.partial(self._flowed, sample))
 
     def _flowed(self, sample: Sample, gradient: Tensor) -> None:

@@ -12,14 +12,23 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deepseek_lab.inspector.sites import Site, own_site
 
 _CLASSES = ("cross_entropy", "nll_loss")
-_VALUES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
-_BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+_NN: Any = torch._C._nn
+_FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
+    (_NN, "cross_entropy_loss", "cross_entropy"),
+    (_NN, "nll_loss_nd", "nll_loss"),
+    (_NN, "mse_loss", "mse_loss"),
+    (_NN, "l1_loss", "l1_loss"),
+    (_NN, "smooth_l1_loss", "smooth_l1_loss"),
+    (_NN, "huber_loss", "huber_loss"),
+    (_NN, "binary_cross_entropy", "binary_cross_entropy"),
+    (torch, "binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits"),
+)
+"""What modules and functions of losses end in, under whatever name the user has imported them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +72,8 @@ class LossCalls:
     def open(self) -> None:
         """Start telling."""
         self._patch(torch.autograd, "backward", self._backward)
-        for name in (*_CLASSES, *_VALUES, *_BINARY):
-            self._patch(F, name, functools.partial(self._loss, name))
+        for owner, function, name in _FUNCTIONS:
+            self._patch(owner, function, functools.partial(self._loss, name))
 
     def close(self) -> None:
         """Undo every patch; where another one was put on top since, that one is left in place."""
@@ -73,7 +82,7 @@ class LossCalls:
 
     def _patch(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         original = getattr(owner, name)
-        patch = functools.wraps(original)(make(original))
+        patch = functools.update_wrapper(make(original), original, updated=())
         setattr(owner, name, patch)
 
         def undo() -> None:
@@ -104,7 +113,7 @@ class LossCalls:
             __tracebackhide__ = True
             if torch.compiler.is_compiling() or getattr(inside, "now", False):
                 return original(*args, **kwargs)
-            inside.now = True  # cross_entropy of a mode of the user's comes back here
+            inside.now = True  # a mode of the user's comes back here
             error: BaseException | None = None
             result: Any = None
             try:
@@ -125,7 +134,7 @@ class LossCalls:
 def _call(name: str, args: Any, kwargs: Any) -> LossCall | None:
     prediction = args[0] if args else kwargs.get("input")
     target = args[1] if len(args) > 1 else kwargs.get("target")
-    if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
+    if type(prediction) is not Tensor or type(target) not in (Tensor, torch.nn.Parameter):
         return None
     ignored = kwargs.get("ignore_index", args[4] if len(args) > 4 and name in _CLASSES else -100)
     ignored = ignored if isinstance(ignored, int) else -100

@@ -16,6 +16,16 @@ MAX_AFFECTED = 40
 NO_GRADIENT_LOOKS = 3
 
 
+Key = tuple[str, str]
+_OF_MODEL = frozenset({"vanishing gradient", "exploding gradient"})
+"""Kinds that are about the model: the module named is the one that shows it most, and may be another in the next step."""
+
+
+def key_of(finding: Finding) -> Key:
+    """What a finding is counted and kept under: its kind, and its module or its model."""
+    return finding.kind, finding.model if finding.kind in _OF_MODEL else finding.module
+
+
 @dataclasses.dataclass(frozen=True)
 class Hit:
     """A rule that holds in one sampled step."""
@@ -28,14 +38,14 @@ class Streaks:
     """Counts in how many samples in a row each rule held for each module."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], tuple[int, int]] = {}
+        self._counts: dict[Key, tuple[int, int]] = {}
 
     def persisting(self, step: int, hits: Sequence[Hit]) -> list[Finding]:
         """Those that have held for long enough, each since its first step."""
-        counts: dict[tuple[str, str], tuple[int, int]] = {}
+        counts: dict[Key, tuple[int, int]] = {}
         found = []
         for hit in hits:
-            key = (hit.finding.kind, hit.finding.module)
+            key = key_of(hit.finding)
             since, count = self._counts.get(key, (step, 0))
             counts[key] = (since, count + 1)
             if count + 1 >= hit.persists:
@@ -186,7 +196,7 @@ class _Look:
         ]
         if large:
             _, worst, norm, size = max(large, key=lambda one: one[0])
-            where = self._culprit(large[0][1], last, 1) or worst
+            where = self._culprit(large[0][1], last, 1) or self._grown() or worst
             names = tuple(one[1].path for one in large)[:MAX_AFFECTED]
             yield Hit(
                 self._finding(
@@ -214,6 +224,24 @@ class _Look:
                     ),
                     persists=1,
                 )
+
+    def _grown(self) -> ModuleSeen | None:
+        """The layer that makes activations grow most, where they grow out of proportion: gradients of weights are
+        products with them.
+        """
+        sizes = [
+            (seen, sample.activation_rms)
+            for seen in self.model.layers
+            if (sample := self._of(seen)) is not None and sample.activation_rms
+        ]
+        if not sizes:
+            return None
+        given = self.model.inputs[-1].rms if self.model.inputs else None
+        before = [given or sizes[0][1], *(size for _, size in sizes[:-1])]
+        growth = [(size / old, seen) for (seen, size), old in zip(sizes, before, strict=True)]
+        if max(size for _, size in sizes) < at.EXPLODED * before[0]:
+            return None
+        return max(growth, key=lambda one: one[0])[1]
 
     def _grows(self, seen: ModuleSeen, last: ModuleSeen, norm: float, last_norm: float) -> bool:
         """Whether a layer's gradient is out of proportion to the last one's: that of its weights, or by its output,
@@ -249,6 +277,7 @@ class _Look:
             cut = sample.dead > 0.99
             source = seen.source.path if seen.source is not None else ""
             after = f" after {source}" if source and source != seen.path else ""
+            name = f"the {seen.kind} after {seen.path}" if seen.is_function else f"{seen.path}{after}"
             code = f"torch.nn.init.kaiming_normal_({as_python(source)}.weight)" if source else ""
             if source and _has_bias(seen.source):
                 code += f"; torch.nn.init.zeros_({as_python(source)}.bias)"
@@ -256,7 +285,7 @@ class _Look:
                 self._finding(
                     "dead units",
                     seen,
-                    f"{sample.dead:.0%} of the units of {seen.path}{after} are never active",
+                    f"{sample.dead:.0%} of the units of {name} are never active",
                     f"no value above zero for {sample.dead:.0%} of the units in the last samples",
                     affected=(source,) if after else (),
                     fix="a smaller learning rate, biases that begin at zero, or an activation that leaks below zero",
@@ -270,17 +299,19 @@ class _Look:
         last = max((one.order for one in self.model.layers), default=-1)
         for seen in [*self.model.ordered, *self.model.functional.values()]:
             sample = self._of(seen)
-            if sample is None or sample.saturated is None or sample.saturated <= at.SATURATED:
+            limit = at.SATURATED_ROWS if seen.kind == "softmax" else at.SATURATED
+            if sample is None or sample.saturated is None or sample.saturated <= limit:
                 continue
             if seen.order > last:
                 continue  # a last activation is there to be sure of itself
             source = seen.source
             after = f" after {source.path}" if source is not None and source.path != seen.path else ""
+            name = f"the {seen.kind} after {seen.path}" if seen.is_function else f"{seen.path}{after}"
             yield Hit(
                 self._finding(
                     "saturation",
                     seen,
-                    f"{sample.saturated:.0%} of what {seen.path}{after} gives is at the end of {seen.kind}'s range",
+                    f"{sample.saturated:.0%} of what {name} gives is at the end of its range",
                     f"{sample.saturated:.1%} of the values within 1 % of the end, where next to no gradient passes"
                     if seen.kind != "softmax"
                     else f"the largest of the shares is above {at.SOFTMAX_END} in {sample.saturated:.1%} of the rows",
@@ -301,6 +332,9 @@ class _Look:
         if not ratios:
             return
         middle = statistics.median(ratio for _, ratio, _ in ratios.values())
+        beyond = [path for path, (_, ratio, _) in ratios.items() if ratio > at.LARGE_UPDATE]
+        if 2 * len(beyond) > len(ratios):
+            self.model.large_updates.append((self.step, middle, tuple(beyond)))
         falling = [loss.is_falling for loss in self.losses]
         if falling and all(one is False for one in falling):
             yield from self._all_updates(ratios, middle)
@@ -329,29 +363,33 @@ class _Look:
     def _all_updates(
         self, ratios: dict[str, tuple[ModuleSeen, float, Sample]], middle: float
     ) -> Iterator[Hit]:
-        for is_large, words in ((True, "large"), (False, "small")):
-            beyond = [
-                path
-                for path, (_, ratio, _) in ratios.items()
-                if (ratio > at.LARGE_UPDATE if is_large else ratio < at.SMALL_UPDATE)
-            ]
-            if 2 * len(beyond) <= len(ratios):
-                continue
-            factor = 10.0 ** round(math.log10(1e-3 / middle)) if middle > 0 else None
-            change = (
-                f"a learning rate {factor:g} times the one in use" if factor else "a learning rate above zero"
-            )
-            yield Hit(
-                self._finding(
-                    "update ratio",
-                    None,
-                    f"steps are too {words} for the weights, and the loss is not falling",
-                    f"update {g(middle)} of the weights in the median layer; about 1e-3 is usual",
-                    affected=tuple(beyond)[:MAX_AFFECTED],
-                    fix=change,
-                    code=f"for group in optimizer.param_groups: group['lr'] *= {factor:g}" if factor else "",
-                ),
-            )
+        """Steps that are too large or too small for most layers. Large ones count although they were a while ago: the
+        weights that they made are so large that later ones are small beside them.
+        """
+        large = self.model.large_updates
+        small = [path for path, (_, ratio, _) in ratios.items() if ratio < at.SMALL_UPDATE]
+        if len(large) >= at.PERSISTS:
+            since, ratio, beyond = large[0][0], statistics.median(one[1] for one in large), large[-1][2]
+            yield Hit(self._updates_are("large", since, ratio, beyond), persists=1)
+        elif 2 * len(small) > len(ratios) and not self._is_cut():
+            yield Hit(self._updates_are("small", self.step, middle, tuple(small)))
+
+    def _updates_are(self, words: str, since: int, ratio: float, beyond: Sequence[str]) -> Finding:
+        factor = 10.0 ** round(math.log10(1e-3 / ratio)) if ratio > 0 else None
+        return dataclasses.replace(
+            self._finding(
+                "update ratio",
+                None,
+                f"steps are too {words} for the weights, and the loss is not falling",
+                f"update {g(ratio)} of the weights in the median layer; about 1e-3 is usual",
+                affected=tuple(beyond)[:MAX_AFFECTED],
+                fix=f"a learning rate {factor:g} times the one in use"
+                if factor
+                else "a learning rate above zero",
+                code=f"for group in optimizer.param_groups: group['lr'] *= {factor:g}" if factor else "",
+            ),
+            since=since,
+        )
 
     def inputs(self) -> Iterator[Hit]:
         if not self.model.inputs or self.model.inputs[-1].step != self.step:

@@ -53,6 +53,8 @@ class ModuleSeen:
         self.site: Site = NOWHERE
         self.kind = ""
         """The activation that its output was last seen to be."""
+        self.is_function = False
+        """Whether it is an activation that is no module, under the module that it follows."""
         self.source: ModuleSeen | None = None
         """The module with weights that an activation follows."""
         self.units_first = isinstance(module, _CONVOLUTIONS)
@@ -126,8 +128,8 @@ class ModelSeen:
         """Module and arguments of the call that is not yet through its backward pass."""
         self.call_path = name
         """Path of the module that was called: of the model, or of a part that the loop calls by itself."""
-        self.probe: weakref.ref[Tensor] | None = None
-        """The parameter whose gradient is looked at in every step."""
+        self.probes: list[weakref.ref[Tensor]] = []
+        """Parameters whose gradients are looked at in every step, the first of them in any case."""
         self.site: Site = NOWHERE
         self.modules: dict[int, ModuleSeen] = {}
         self.parameters: dict[int, ParameterSeen] = {}
@@ -136,6 +138,8 @@ class ModelSeen:
         self.totals: deque[tuple[int, float]] = deque(maxlen=MAX_SAMPLES)
         """Norm of the whole gradient, by sampled step."""
         self.inputs: deque[InputSeen] = deque(maxlen=MAX_SAMPLES)
+        self.large_updates: deque[tuple[int, float, tuple[str, ...]]] = deque(maxlen=MAX_SAMPLES)
+        """Sampled steps whose update was large for most layers: step, size in the median layer, layers."""
         self._num_ordered = 0
         self.refresh()
 
@@ -214,8 +218,10 @@ class LossSeen:
 
     @property
     def is_falling(self) -> bool | None:
-        """Whether it fell by a hundredth at least; None where it is too early to say."""
+        """Whether it fell by a hundredth at least, also below the very first value, which no update has spoiled yet;
+        None where it is too early to say.
+        """
         found = self.ends()
         if found is None or not all(map(math.isfinite, found)):
             return None if found is None else False
-        return found[1] < found[0] - 0.01 * abs(found[0])
+        return all(found[1] < one - 0.01 * abs(one) for one in (found[0], self.first[0]))

@@ -7,7 +7,7 @@ accelerator is waited for once a sample.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from deepseek_lab.inspector.thresholds import SIGMOID_END, SOFTMAX_END, TANH_END
 
 MAX_VALUES = 1 << 18
 """Of a larger tensor as many of its first rows are read as hold about so many values."""
+
+_MAX_NODES = 24
+"""Operators between two modules that are walked over."""
 
 _KINDS = {
     "ReluBackward0": "relu",
@@ -34,6 +37,29 @@ def kind_of(value: Tensor) -> str:
     """What activation a tensor is the result of; empty for none that has an end."""
     node = value.grad_fn
     return _KINDS.get(node.name(), "") if node is not None else ""
+
+
+def functional(value: Tensor, known: Container[Any]) -> Iterator[tuple[str, Tensor]]:
+    """Results of activations between known nodes of the graph and a tensor, as autograd keeps them for its own use.
+
+    Nothing where hooks of the user's would be asked for what is kept.
+    """
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return
+    left, seen = [value.grad_fn], set(known) if isinstance(known, set) else set()
+    for _ in range(_MAX_NODES):
+        if not left:
+            return
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        kind = _KINDS.get(node.name(), "")
+        if kind:
+            result = value if node is value.grad_fn else getattr(node, "_saved_result", None)
+            if readable(result):
+                yield kind, result
+        left.extend(following for following, _ in node.next_functions)
 
 
 def readable(value: Any) -> bool:

@@ -28,8 +28,9 @@ from deepseek_lab.inspector.sites import NOWHERE, Site, own_site
 if TYPE_CHECKING:
     from deepseek_lab.inspector.trial import Trials
 
-_PROBE = 1 << 14
-"""A gradient of so many values at most is looked at in every step, to know at once when it is not finite."""
+_PROBES, _PROBED, _PROBING = 32, 1024, 0.0075
+"""Layers, and values of a gradient of each, that are looked at in every step, to know at once when one is not finite;
+and the share of a step's time above which it is one layer only."""
 _LOSS_EVERY = 25
 """Steps after which losses are judged without a sample."""
 _MAX_CURVES = 24
@@ -86,6 +87,7 @@ class Watch:
         self._last_site: Site = NOWHERE
         self._findings: dict[Key, Finding] = {}
         self._blamed: set[int] = set()
+        self._probing_s = 0.0
         self._num_steps = 0
         self._in_backward = False
         self._notes: dict[str, None] = {}
@@ -225,6 +227,8 @@ class Watch:
         if model is None or self._off:
             return
         collector = self._open.get(id(model))
+        if collector is not None:
+            collector.forget()
         if collector is not None and not model.random and model.random_state is not None:
             with self._safely():
                 model.random = not torch.equal(model.random_state, torch.get_rng_state())
@@ -500,39 +504,31 @@ class Watch:
         )
 
     def _probe(self, model: ModelSeen) -> None:
-        """Look at one small gradient near the model's input, which a NaN on its way back reaches."""
+        """Look at small gradients of a few layers: a NaN on its way back reaches those that it passes."""
         if id(model) in self._blamed or model.call is None:
             return
-        gradient = self._probed(model)
-        if gradient is None or gradient.device.type != "cpu" or math.isfinite(gradient.sum().item()):
+        start = time.perf_counter()
+        if not model.probes:
+            model.probes = _probes(model)
+        wanted = (
+            model.probes if self._probing_s <= _PROBING * (start - self._budget.start_s) else model.probes[:1]
+        )
+        gradients = [
+            one.grad if one.grad.numel() <= _PROBED else one.grad.reshape(-1)[:_PROBED]
+            for reference in wanted
+            if (one := reference()) is not None and one.grad is not None and not one.grad.is_sparse
+        ]
+        total = math.fsum(_norms(gradients)) if gradients and gradients[0].device.type == "cpu" else 0.0
+        if whole:  # the least that it took: the rest is what else the machine did
+            took = time.perf_counter() - start
+            self._probing_s = min(self._probing_s, took) if self._probing_s else took
+        if math.isfinite(total) or all(bool(torch.isfinite(one).all()) for one in gradients):
             return
-        if bool(torch.isfinite(gradient).all()):
-            return  # the sum of finite numbers
         self._blamed.add(id(model))
         culprit, why = self._rerun(model, backward=True)
         self._add(
             self._made_by(model, culprit, why, "gradients are not finite, the loss is", self._last_site)
         )
-
-    def _probed(self, model: ModelSeen) -> Tensor | None:
-        parameter = model.probe() if model.probe is not None else None
-        if parameter is None:
-            trained = [
-                (one.owner.order, found.numel(), found)
-                for one in model.parameters.values()
-                if (found := one.parameter()) is not None
-                and found.grad is not None
-                and not found.grad.is_sparse
-            ]
-            if not trained:
-                return None
-            first = min((order for order, _, _ in trained if order >= 0), default=-1)
-            near = [one for one in trained if one[0] == first or one[1] <= _PROBE] or trained
-            parameter = min(near, key=lambda one: (one[0] < 0, one[0], one[1]))[2]
-            if parameter.numel() > _PROBE:
-                parameter = min(trained, key=lambda one: one[1])[2]
-            model.probe = weakref.ref(parameter)
-        return parameter.grad
 
     # -- steps of optimisers ------------------------------------------------------------------------------
 
@@ -645,11 +641,12 @@ class Watch:
         start = time.perf_counter()
         collector.finish()
         spent = collector.spent_s
-        streaks = self._streaks.setdefault(id(model), rules.Streaks())
-        losses = [one for one in self._loss.values() if one.model == model.name]
-        hits = rules.hits_of(model, collector.step, losses)
-        self._add_all(streaks.persisting(collector.step, hits))
-        self._add_all(rules.unreached(model))
+        if id(model) not in self._blamed:  # of what follows NaN everything may be said
+            streaks = self._streaks.setdefault(id(model), rules.Streaks())
+            losses = [one for one in self._loss.values() if one.model == model.name]
+            hits = rules.hits_of(model, collector.step, losses)
+            self._add_all(streaks.persisting(collector.step, hits))
+            self._add_all(rules.unreached(model))
         self._budget.spent_s += spent + time.perf_counter() - start
         self._budget.num_samples += 1
 
@@ -670,10 +667,14 @@ class Watch:
             self._add(one)
 
     def _add(self, finding: Finding) -> None:
-        key = (finding.kind, finding.module)
+        key = rules.key_of(finding)
         known = self._findings.get(key)
         if known is not None:
-            if known.since <= finding.since and finding.kind not in ("loss spike", "nonfinite"):
+            if (
+                known.module == finding.module
+                and known.since <= finding.since
+                and finding.kind not in ("loss spike", "nonfinite")
+            ):
                 self._findings[key] = dataclasses.replace(finding, since=known.since)
             return
         self._findings[key] = finding
@@ -743,6 +744,28 @@ def _has_mode() -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._is_tracing()
     )
+
+
+def _probes(model: ModelSeen) -> list[weakref.ref[Tensor]]:
+    """The smallest parameter of each layer, those of the first layer first."""
+    smallest: dict[int, tuple[int, int, Tensor]] = {}
+    for one in model.parameters.values():
+        parameter = one.parameter()
+        if parameter is None or parameter.grad is None or parameter.grad.is_sparse:
+            continue
+        order = one.owner.order if one.owner.order >= 0 else 1 << 30
+        entry = (order, parameter.numel(), parameter)
+        if id(one.owner) not in smallest or entry[:2] < smallest[id(one.owner)][:2]:
+            smallest[id(one.owner)] = entry
+    ranked = sorted(smallest.values(), key=lambda one: one[:2])
+    every = max(1, -(-len(ranked) // _PROBES))
+    return [weakref.ref(parameter) for _, _, parameter in ranked[::every]]
+
+
+def _norms(gradients: list[Tensor]) -> list[float]:
+    if len(gradients) == 1:
+        return [gradients[0].sum().item()]
+    return torch.stack([one.float() for one in torch._foreach_norm(gradients)]).tolist()  # type: ignore[no-any-return]
 
 
 def _record(model: ModelSeen, seen: ModuleSeen) -> ModuleRecord:
