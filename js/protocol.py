@@ -74,6 +74,26 @@ def interface(record: type, head: dict[str, str]) -> str:
     return f"{comment(record)}export interface {record.__name__} {{\n{body}}}\n"
 
 
+def records() -> list[type]:
+    """What events hold beside plain values, what it is made of itself first."""
+    found: dict[type, None] = {}
+
+    def look(hint: Any) -> None:
+        for arg in typing.get_args(hint):
+            look(arg)
+        if dataclasses.is_dataclass(hint):
+            inside(typing.cast(type, hint))
+            found.setdefault(typing.cast(type, hint))
+
+    def inside(record: type) -> None:
+        for hint in fields_of(record, lambda hint: hint).values():
+            look(hint)
+
+    for event in events.REGISTRY.values():
+        inside(event)
+    return list(found)
+
+
 def protocol() -> str:
     """The whole file."""
     parts = [
@@ -81,8 +101,8 @@ def protocol() -> str:
         f"export const SCHEMA_VERSION = {events.SCHEMA_VERSION};\n",
         "/** The version of the package that this front end belongs to. */",
         f"export const VERSION = {json.dumps(__version__)};\n",
-        interface(events.GraphNode, {}),
     ]
+    parts += [interface(record, {}) for record in records()]
     parts += [interface(cls, {"kind": json.dumps(kind)}) for kind, cls in events.REGISTRY.items()]
     names = "".join(f"\n  | {cls.__name__}" for cls in events.REGISTRY.values())
     parts.append(f"export type AnyEvent ={names};\n")

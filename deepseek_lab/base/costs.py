@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from typing import Any
+from typing import Any, cast
 
 PHASES = ("forward", "backward", "optimizer", "data loading", "compiling", "python")
 """What a moment of a cell can belong to; ``python`` is what is left."""
@@ -57,6 +58,35 @@ class OperatorCost:
 
 
 @dataclasses.dataclass(frozen=True)
+class TriedFix:
+    """A change that was tried: captured again with what the cell's calls were given, nothing of the user's called."""
+
+    change: str
+    """The code that makes it."""
+    works: bool
+    effect: str
+    """What was measured, or why it is of no use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileCost:
+    """What torch.compile spent time on while a cell ran."""
+
+    kind: str
+    """``compiled``, ``compiled again`` or ``graph break``."""
+    function: str
+    file: str
+    line: int
+    text: str = ""
+    in_cell: bool = False
+    count: int = 1
+    seconds: float = 0.0
+    """Of compiling; for a break, of compiling what comes after it by itself, which is in ``compiled`` too."""
+    cause: str = ""
+    fix: TriedFix | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Limits:
     """What this machine does at best, as measured in this process with its number of threads."""
 
@@ -94,6 +124,8 @@ class CellCosts:
     """In the order in which they were first called."""
     operators: tuple[OperatorCost, ...] = ()
     """Longest first."""
+    compilations: tuple[CompileCost, ...] = ()
+    """What torch.compile did, most costly first."""
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
     """Seconds by phase, those of :data:`PHASES` that occurred."""
     waiting_s: float = 0.0
@@ -134,9 +166,10 @@ class CellCosts:
         return self.flops / self.recorded_s if self.recorded_s else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return dataclasses.asdict(self) | {
+        """Plain JSON data: what a file that was written and read again would give."""
+        made = dataclasses.asdict(self) | {
             "attributed": self.attributed,
             "flops": self.flops,
             "flops_per_s": self.flops_per_s,
         }
+        return cast(dict[str, Any], json.loads(json.dumps(made)))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from deepseek_lab.base.costs import CellCosts
 from deepseek_lab.base.series import Series
 
 SCHEMA_VERSION = 1
@@ -249,6 +250,13 @@ class Measured(Event):
 
     step: int
     values: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellProfiled(Event):
+    """A cell or a statement has run while it was measured."""
+
+    costs: CellCosts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import re
 import threading
 import time
 import traceback
@@ -27,6 +26,7 @@ from torch._guards import Guard
 from deepseek_lab.capture.nodes import source_line
 from deepseek_lab.capture.observe import ModuleObserver
 from deepseek_lab.engine.weak import weakly
+from deepseek_lab.measure.breaks import in_words
 
 Call = Callable[..., Any]
 _numbers = itertools.count(1)
@@ -161,15 +161,6 @@ class Tracer:
         """Make the call with captured graphs where their guards hold, in eager mode elsewhere."""
         __tracebackhide__ = True
         return self._run(self._call, args, kwargs)
-
-
-def in_words(reason: str) -> str:
-    """Dynamo's reason for a break in a line: what happened, and its explanation if there is one."""
-    if reason.startswith(("generic_jump", "Data-dependent branching")):
-        return "a branch depends on the values of a tensor"
-    what = reason.strip().partition("\n")[0]
-    explained = re.search(r"^\s*Explanation: (.*)$", reason, re.MULTILINE)
-    return f"{what}: {explained[1]}" if explained else what
 
 
 def lasting_effects() -> bool:

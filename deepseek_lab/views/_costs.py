@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from deepseek_lab.base.costs import PHASES, CellCosts, LineCost, ModuleCost, OperatorCost
+from deepseek_lab.base.costs import PHASES, CellCosts, CompileCost, LineCost, ModuleCost, OperatorCost
 from deepseek_lab.views import _html, _page, _tables, _words
 from deepseek_lab.views._table_view import TableView
 
 _CODE = 72
 _TEXT_LINES, _TEXT_MODULES, _TEXT_OPERATORS = 30, 12, 12
+_COMPILATIONS = 12
 _HTML_ROWS = 200
 _OVER_ROOF = 1.2
 """A share of a limit above this says that bytes came from a cache, or that the limit was measured badly."""
@@ -28,6 +30,11 @@ def costs_line(costs: CellCosts) -> str:
     ]
     if shares:
         parts.append(", ".join(shares))
+    if again := [one for one in costs.compilations if one.kind == "compiled again"]:
+        seconds = _words.seconds(math.fsum(one.seconds for one in again))
+        parts.append(f"compiled again {_words.plural(sum(one.count for one in again), 'time')} ({seconds})")
+    if broken := sum(one.kind == "graph break" for one in costs.compilations):
+        parts.append(_words.plural(broken, "graph break"))
     if costs.wall_s and costs.waiting_s >= 0.01 * costs.wall_s:
         parts.append(f"waiting {_percent(costs.waiting_s, costs.wall_s)}")
     if costs.peak_bytes is not None and costs.start_bytes is not None:
@@ -174,6 +181,11 @@ def _sections(costs: CellCosts, num_lines: int, num_modules: int, num_operators:
         looks += f"; measuring took {_words.seconds(costs.overhead_s)} more"
     lines = list(_worth_showing(costs.lines, num_lines))
     modules = _largest_modules(costs.modules, num_modules)
+    compiled = _worth_compiling(costs.compilations)
+    if costs.recording_s >= 0.01 * costs.recorded_s > 0:
+        operators = f"{about}, less the {_percent(costs.recording_s, costs.recorded_s)} that recording took"
+    else:
+        operators = about
     return [
         _Section(
             f"by line ({costs.attributed:.1%} of the time is on a line of yours; {looks})",
@@ -188,10 +200,16 @@ def _sections(costs: CellCosts, num_lines: int, num_modules: int, num_operators:
             len(costs.modules) - len(modules),
         ),
         _Section(
-            f"by operator ({about}; {_percent(costs.operators_s, costs.recorded_s)} of that in operators)",
+            f"by operator ({operators}; {_percent(costs.operators_s, costs.recorded_s)} of that in operators)",
             _operator_table(costs, costs.operators[:num_operators]),
             tuple(one.self_s / (costs.recorded_s or 1.0) for one in costs.operators[:num_operators]),
             max(0, len(costs.operators) - num_operators),
+        ),
+        _Section(
+            "by torch.compile (a fix was tried by capturing again; nothing of yours was called for it)",
+            _compile_table(compiled),
+            tuple(one.seconds / costs.wall_s if costs.wall_s else 0.0 for one in compiled),
+            len(costs.compilations) - len(compiled),
         ),
     ]
 
@@ -267,6 +285,35 @@ def _operator_table(costs: CellCosts, operators: Sequence[OperatorCost]) -> _tab
     return _tables.Table(columns, rows, frozenset({1, 2, 3, 4, 6}))
 
 
+def _worth_compiling(compilations: Sequence[CompileCost]) -> list[CompileCost]:
+    """What can be avoided first, then what took longest."""
+    return sorted(compilations, key=lambda one: (one.kind == "compiled", -one.seconds))[:_COMPILATIONS]
+
+
+def _compile_table(compilations: Sequence[CompileCost]) -> _tables.Table:
+    rows = tuple(
+        (
+            _place(one) if one.line else "",
+            one.kind,
+            _words.clip(one.function, 40),
+            f"{one.count:,}",
+            _words.seconds(one.seconds),
+            _words.clip(one.cause, 110),
+            _fix(one),
+        )
+        for one in compilations
+    )
+    columns = ("line", "what", "function", "times", "time", "because", "fix")
+    return _tables.Table(columns, rows, frozenset({3, 4}))
+
+
+def _fix(one: CompileCost) -> str:
+    if one.fix is None:
+        return ""
+    found = "" if one.fix.works else "does not help: "
+    return f"{found}{_words.clip(one.fix.change, 90)} ({_words.clip(one.fix.effect, 200)})"
+
+
 def _bound(costs: CellCosts, one: OperatorCost) -> str:
     found = costs.limits.bound(one) if costs.limits is not None else None
     if found is None or found[1] < 0.01:
@@ -328,7 +375,7 @@ def _table_html(section: _Section) -> str:
     return f'<div class="x"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>{more}'
 
 
-def _place(line: LineCost) -> str:
+def _place(line: LineCost | CompileCost) -> str:
     if line.in_cell:
         return f"{line.line}"
     name = _words.file_name(line.file)

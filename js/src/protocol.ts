@@ -17,6 +17,97 @@ export interface GraphNode {
   readonly line: number;
 }
 
+/** One thing that a plan does to hold less. */
+export interface MemoryStep {
+  readonly action: string;
+  readonly where: readonly string[];
+  readonly saved_bytes: number;
+  readonly seconds: number;
+}
+
+/** One line of the user's, in the cell or in another cell or file that it called. */
+export interface LineCost {
+  readonly file: string;
+  readonly line: number;
+  readonly text: string;
+  readonly in_cell: boolean;
+  readonly self_s: number;
+  readonly total_s: number;
+  readonly waiting_s: number;
+  readonly allocated_bytes: number | null;
+  readonly kept_bytes: number | null;
+}
+
+/** One module, what it calls included, in the time that was recorded operator by operator. */
+export interface ModuleCost {
+  readonly path: string;
+  readonly type_name: string;
+  readonly num_calls: number;
+  readonly forward_s: number;
+  readonly backward_s: number;
+  readonly flops: number;
+  readonly allocated_bytes: number;
+}
+
+/** One operator, without the operators that it calls, in the time that was recorded. */
+export interface OperatorCost {
+  readonly name: string;
+  readonly num_calls: number;
+  readonly self_s: number;
+  readonly flops: number;
+  readonly moved_bytes: number;
+  readonly allocated_bytes: number;
+}
+
+/** A change that was tried: captured again with what the cell's calls were given, nothing of the user's called. */
+export interface TriedFix {
+  readonly change: string;
+  readonly works: boolean;
+  readonly effect: string;
+}
+
+/** What torch.compile spent time on while a cell ran. */
+export interface CompileCost {
+  readonly kind: string;
+  readonly function: string;
+  readonly file: string;
+  readonly line: number;
+  readonly text: string;
+  readonly in_cell: boolean;
+  readonly count: number;
+  readonly seconds: number;
+  readonly cause: string;
+  readonly fix: TriedFix | null;
+}
+
+/** What this machine does at best, as measured in this process with its number of threads. */
+export interface Limits {
+  readonly flops_per_s: number;
+  readonly bytes_per_s: number;
+  readonly num_threads: number;
+}
+
+/** One cell that was profiled. */
+export interface CellCosts {
+  readonly wall_s: number;
+  readonly overhead_s: number;
+  readonly lines: readonly LineCost[];
+  readonly modules: readonly ModuleCost[];
+  readonly operators: readonly OperatorCost[];
+  readonly compilations: readonly CompileCost[];
+  readonly phases: Readonly<Record<string, number>>;
+  readonly waiting_s: number;
+  readonly num_samples: number;
+  readonly recorded_s: number;
+  readonly recording_s: number;
+  readonly peak_bytes: number | null;
+  readonly start_bytes: number | null;
+  readonly peak_at: readonly [string, number] | null;
+  readonly limits: Limits | null;
+  readonly error: string;
+  readonly notes: readonly string[];
+}
+
 /** A region opened or a call of the public API began. */
 export interface RunStarted {
   readonly kind: "run_started";
@@ -198,6 +289,14 @@ export interface Measured {
   readonly values: Readonly<Record<string, number>>;
 }
 
+/** A cell or a statement has run while it was measured. */
+export interface CellProfiled {
+  readonly kind: "cell_profiled";
+  readonly run: string;
+  readonly at_s: number;
+  readonly costs: CellCosts;
+}
+
 /** One sentence for the user. */
 export interface Noted {
   readonly kind: "noted";
@@ -230,6 +329,7 @@ export type AnyEvent =
   | FellBack
   | Progressed
   | Measured
+  | CellProfiled
   | Noted
   | RunEnded;
 
@@ -482,6 +582,139 @@ export const SHAPES: Readonly<Record<AnyEvent["kind"], Readonly<Record<string, S
     "values": [
       "map",
       "number"
+    ]
+  },
+  "cell_profiled": {
+    "run": "string",
+    "at_s": "number",
+    "costs": [
+      "record",
+      {
+        "wall_s": "number",
+        "overhead_s": "number",
+        "lines": [
+          "list",
+          [
+            "record",
+            {
+              "file": "string",
+              "line": "number",
+              "text": "string",
+              "in_cell": "boolean",
+              "self_s": "number",
+              "total_s": "number",
+              "waiting_s": "number",
+              "allocated_bytes": [
+                "optional",
+                "number"
+              ],
+              "kept_bytes": [
+                "optional",
+                "number"
+              ]
+            }
+          ]
+        ],
+        "modules": [
+          "list",
+          [
+            "record",
+            {
+              "path": "string",
+              "type_name": "string",
+              "num_calls": "number",
+              "forward_s": "number",
+              "backward_s": "number",
+              "flops": "number",
+              "allocated_bytes": "number"
+            }
+          ]
+        ],
+        "operators": [
+          "list",
+          [
+            "record",
+            {
+              "name": "string",
+              "num_calls": "number",
+              "self_s": "number",
+              "flops": "number",
+              "moved_bytes": "number",
+              "allocated_bytes": "number"
+            }
+          ]
+        ],
+        "compilations": [
+          "list",
+          [
+            "record",
+            {
+              "kind": "string",
+              "function": "string",
+              "file": "string",
+              "line": "number",
+              "text": "string",
+              "in_cell": "boolean",
+              "count": "number",
+              "seconds": "number",
+              "cause": "string",
+              "fix": [
+                "optional",
+                [
+                  "record",
+                  {
+                    "change": "string",
+                    "works": "boolean",
+                    "effect": "string"
+                  }
+                ]
+              ]
+            }
+          ]
+        ],
+        "phases": [
+          "map",
+          "number"
+        ],
+        "waiting_s": "number",
+        "num_samples": "number",
+        "recorded_s": "number",
+        "recording_s": "number",
+        "peak_bytes": [
+          "optional",
+          "number"
+        ],
+        "start_bytes": [
+          "optional",
+          "number"
+        ],
+        "peak_at": [
+          "optional",
+          [
+            "tuple",
+            [
+              "string",
+              "number"
+            ]
+          ]
+        ],
+        "limits": [
+          "optional",
+          [
+            "record",
+            {
+              "flops_per_s": "number",
+              "bytes_per_s": "number",
+              "num_threads": "number"
+            }
+          ]
+        ],
+        "error": "string",
+        "notes": [
+          "list",
+          "string"
+        ]
+      }
     ]
   },
   "noted": {

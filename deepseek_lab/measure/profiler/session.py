@@ -14,8 +14,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from deepseek_lab.base.costs import CellCosts, Limits, LineCost, ModuleCost, OperatorCost
+from deepseek_lab.base.costs import CellCosts, CompileCost, Limits, LineCost, ModuleCost, OperatorCost
 from deepseek_lab.base.timeline import MemoryTimeline
+from deepseek_lab.measure.profiler.compilations import Compilations
 from deepseek_lab.measure.profiler.frames import kind_of
 from deepseek_lab.measure.profiler.main_thread import run_soon
 from deepseek_lab.measure.profiler.sampler import Place, Sampler
@@ -54,6 +55,7 @@ class Session:
                 closing=self._sampler.hold,
                 closed=self._sampler.go_on,
             )
+        self._compilations = Compilations()
         self._asked = threading.Event()
         self._start = self._overhead_s = 0.0
 
@@ -65,6 +67,7 @@ class Session:
             self._held = Held(self._namespace)
         if self._recorder is not None:
             self._recorder.open()
+        self._compilations.open()
         self._start = time.perf_counter()
         self._sampler.start()
         return self
@@ -84,6 +87,7 @@ class Session:
             self._overhead_s = self._recorder.overhead_s
             self._wall_s -= self._overhead_s
             self._recorder.close()
+        self._compilations.close()
 
     def costs(self, *, error: str = "") -> CellCosts:
         """What was measured. Takes a moment: events are read, and the machine's limits measured once."""
@@ -95,6 +99,7 @@ class Session:
             lines=self._lines(digest),
             modules=_modules(digest, recorder) if digest and recorder else (),
             operators=_operators(digest) if digest else (),
+            compilations=self._compiled(),
             phases=self._phases(digest),
             waiting_s=sampler.waiting_s,
             num_samples=sampler.num_samples,
@@ -144,6 +149,7 @@ class Session:
     # -- while it is under way --------------------------------------------------------------------
 
     def _looked(self, now: float) -> None:
+        self._compilations.attach()
         recorder = self._recorder
         if recorder is None or not self._is_main or self._asked.is_set():
             return
@@ -187,6 +193,13 @@ class Session:
         for window, shapes in zip(recorder.windows, recorder.with_shapes, strict=True):
             digest.add(window, shapes=shapes)
         return digest, limits()
+
+    def _compiled(self) -> tuple[CompileCost, ...]:
+        if not self._compilations:
+            return ()
+        from deepseek_lab.measure.profiler.fixes import Fixes
+
+        return self._compilations.costs(self._cell, tries=Fixes())
 
     def _phases(self, digest: Digest | None) -> dict[str, float]:
         """What was seen between windows, and what was recorded in them."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from deepseek_lab.base.costs import CellCosts
 from deepseek_lab.base.errors import TargetError
+from deepseek_lab.base.events import CellProfiled, Event, EventLog, RunEnded, RunStarted
 from deepseek_lab.measure.profiler import Session
 from deepseek_lab.notebook.host import Cell, Host, view_of, warn
 from deepseek_lab.notebook.measured import Make, MeasuredRegion, measure
@@ -18,14 +21,36 @@ _last: list[ShownCosts] = []
 
 
 class ShownCosts(Shown):
-    """A profile: ``costs`` are the records, and their fields are this object's own too."""
+    """A profile: ``costs`` are the records, and their fields are this object's own too.
+
+    ``log`` holds it as events; saved and read again it gives the same report: ``ShownCosts.of(EventLog.load(path))``.
+    """
 
     def __init__(self, costs: CellCosts, *, view: str = "auto", against: CellCosts | None = None) -> None:
         from deepseek_lab import views
 
         super().__init__(views.costs_text(costs, against), data=costs.to_dict())
         self.costs = costs
+        self.log = EventLog()
+        run = f"profile-{uuid.uuid4().hex[:8]}"
+        self.log.emit(RunStarted(run=run, verb="profile"))
+        self.log.emit(CellProfiled(run=run, costs=costs))
+        self.log.emit(RunEnded(run=run, reason=costs.error))
         self._view, self._against = view, against
+
+    @classmethod
+    def of(cls, events: Iterable[Event], *, view: str = "auto") -> ShownCosts:
+        """The last profile among events.
+
+        Raises:
+            TargetError: there is none.
+        """
+        found = [event for event in events if isinstance(event, CellProfiled)]
+        if not found:
+            raise TargetError(
+                "no cell was profiled in these events", hint="%%deepseek profile --to r, then r.log.save(path)"
+            )
+        return cls(found[-1].costs, view=view)
 
     def bundle(self) -> dict[str, Any]:
         """Text alone for ``--view text``; without the tables that can be sorted for ``static``."""
