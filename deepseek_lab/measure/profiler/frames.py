@@ -11,7 +11,16 @@ from types import CodeType
 from typing import Literal
 
 Kind = Literal[
-    "own", "module", "data loading", "backward", "optimizer", "compiling", "ours", "shell", "other"
+    "own",
+    "module",
+    "data loading",
+    "backward",
+    "optimizer",
+    "compiling",
+    "profiler",
+    "ours",
+    "shell",
+    "other",
 ]
 
 _PACKAGE = str(Path(__file__).resolve().parents[2]) + os.sep
@@ -30,6 +39,14 @@ _PLACES: tuple[tuple[str, Kind], ...] = (
     ("/IPython/core/interactiveshell.py", "shell"),
 )
 
+
+_PROFILERS = (
+    "/torch/autograd/profiler.py",
+    "/torch/profiler/profiler.py",
+    "/torch/autograd/profiler_legacy.py",
+)
+_PREPARING = frozenset({"_prepare_trace", "prepare_trace", "start_trace", "_start_trace"})
+"""What a profiler of PyTorch's calls before it is open."""
 
 _known: dict[int, tuple[CodeType, Kind]] = {}
 """By identity, which lasts as long as the code is kept here: hashing a code object takes longer than all the rest."""
@@ -57,6 +74,8 @@ def _kind(code: CodeType) -> Kind:
     path = file.replace("\\", "/")
     if path.endswith("/torch/nn/modules/module.py"):
         return "module" if code.co_name == "_call_impl" else "other"
+    if code.co_name in _PREPARING and path.endswith(_PROFILERS):
+        return "profiler"
     return next((kind for part, kind in _PLACES if part in path), "other")
 
 

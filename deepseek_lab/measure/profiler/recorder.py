@@ -42,6 +42,7 @@ _SHAPES_EVERY = 4
 _LONGER = 4
 """Later windows are up to so many times as long as the first: one that opens finds the caches cold."""
 
+_ANOTHER = "another profiler of PyTorch's was open; operators were not recorded while it was"
 _KINETO_LEVEL = "KINETO_LOG_LEVEL"
 _ERROR = 2
 """Severity of an error in PyTorch's C++."""
@@ -126,6 +127,8 @@ class Recorder:
         """Asks for the window to be closed at the next call."""
         self.reason = ""
         """Why nothing is recorded any more."""
+        self.note = ""
+        """Why nothing was recorded for a time."""
         self._namespace, self._thread_id = namespace, thread_id
         self._names: dict[Place, str] = {}
         self._paths: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
@@ -169,7 +172,7 @@ class Recorder:
             self.reason = "a debugger or a coverage tool traces this thread; operators were not recorded"
             return
         if torch_profiles():
-            self.reason = "another profiler of PyTorch's is open; operators were not recorded"
+            self.note = _ANOTHER
             return
         # Shapes take two thirds of the time that closing takes. A timeline has no need of them.
         shapes = not self._whole and len(self.windows) % _SHAPES_EVERY == 0
@@ -233,6 +236,10 @@ class Recorder:
             return None
         if kind == "own":
             return self._line
+        if kind == "profiler":  # the user's own begins, and there is room for one
+            self.note = _ANOTHER
+            self._close_here()
+            return None
         if kind == "compiling" and not self._whole:
             self._close_here()  # the sampler tells of a compiler; its millions of calls are nobody's operators
             return None

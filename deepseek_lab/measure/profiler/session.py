@@ -241,8 +241,8 @@ class Session:
             notes.append(
                 "torch was not imported when the cell began, so only lines were measured; run it once more"
             )
-        elif self._recorder.reason:
-            notes.append(self._recorder.reason)
+        elif self._recorder.reason or self._recorder.note:
+            notes += [one for one in (self._recorder.reason, self._recorder.note) if one]
         elif not self._is_main and self._wall_s > 2.0:
             notes.append("the cell ran in a thread of its own: operators were recorded at its beginning only")
         return notes
