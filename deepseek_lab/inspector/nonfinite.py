@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -206,17 +207,20 @@ def _cut(value: Any) -> Any:
 
 
 def _tracked(module: nn.Module, stack: list[str]) -> Iterator[Any]:
-    for path, inner in module.named_modules():
+    """Keep the path of the module that runs on the stack; also of one that ``forward`` itself has just made."""
+    paths: dict[int, str] = {}
 
-        def enter(_: nn.Module, __: Any, path: str = path) -> None:
-            stack.append(path)
+    def enter(inner: nn.Module, _: Any) -> None:
+        if id(inner) not in paths:
+            paths.update((id(one), path) for path, one in module.named_modules())
+        stack.append(paths.get(id(inner), stack[-1] if stack else ""))
 
-        def leave(_: nn.Module, __: Any, ___: Any) -> None:
-            if stack:
-                stack.pop()
+    def leave(_: nn.Module, __: Any, ___: Any) -> None:
+        if stack:
+            stack.pop()
 
-        yield inner.register_forward_pre_hook(enter)
-        yield inner.register_forward_hook(leave, always_call=True)
+    yield register_module_forward_pre_hook(enter)
+    yield register_module_forward_hook(leave, always_call=True)
 
 
 def _differentiate(module: nn.Module, result: Any, mode: _Checked, loss_of: Any) -> None:

@@ -445,19 +445,17 @@ def _has_bias(seen: ModuleSeen | None) -> bool:
 
 def spike(loss: LossSeen, value: float) -> str:
     """The evidence, if a finite loss that is about to be added is a spike; else empty."""
-    if loss.count < at.SPIKE_MIN or (
-        value <= at.SPIKE_TIMES * loss.recent[-1] and value <= 2 * loss.recent[0]
-    ):
+    if loss.count < at.SPIKE_MIN:
         return ""
+    if not loss.num_raised and value <= at.SPIKE_TIMES * min(loss.recent[-1], loss.recent[0]):
+        return ""  # in nearly every step
     recent = list(loss.recent)[-at.SPIKE_WINDOW :]
     middle = statistics.median(recent)
     deviation = 1.4826 * statistics.median(abs(one - middle) for one in recent)
-    first = abs(statistics.median(loss.first[:10]))
-    if (
-        value - middle > at.SPIKE_DEVIATIONS * deviation
-        and value > at.SPIKE_TIMES * middle
-        and value - middle > at.SPIKE_OF_FIRST * first
-    ):
+    rise, (least, steps) = (value - middle) / max(abs(loss.first[0]), 1e-12), at.SPIKE_LASTS
+    stands_out = value - middle > at.SPIKE_DEVIATIONS * deviation and value > at.SPIKE_TIMES * middle
+    loss.num_raised = loss.num_raised + 1 if stands_out and rise > least else 0
+    if stands_out and (rise > at.SPIKE_OF_FIRST or loss.num_raised >= steps):
         return f"loss {g(value)}, median of the {len(recent)} before it {g(middle)}, deviation {g(deviation)}"
     return ""
 

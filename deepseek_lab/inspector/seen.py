@@ -188,6 +188,8 @@ class LossSeen:
         """The last ones."""
         self.count = 0
         self.lowest = float("inf")
+        self.num_raised = 0
+        """Last steps in a row that stood out above the others."""
         self.steps: list[int] = []
         self.values: list[float] = []
         self._every = 1

@@ -37,9 +37,11 @@ LARGE_UPDATE, SMALL_UPDATE = 1e-1, 1e-5
 STOPPED = 1e-3
 """A layer's update in times of the median layer's, although it has a gradient."""
 
-SPIKE_DEVIATIONS, SPIKE_TIMES, SPIKE_OF_FIRST = 10.0, 1.5, 0.5
-"""Robust z-score (1.4826 times the median absolute deviation), times the median, and share of the first losses by
-which it must rise: small batches late in a training have heavy tails, and are no spikes."""
+SPIKE_DEVIATIONS, SPIKE_TIMES = 10.0, 1.5
+"""Robust z-score (1.4826 times the median absolute deviation), and times the median."""
+SPIKE_OF_FIRST, SPIKE_LASTS = 1.0, (0.25, 3)
+"""By how much of the very first loss it must rise: by all of it, which is worse than untrained, or by a quarter for
+three steps. One sample in a small batch that the model is sure of and wrong about is no spike."""
 SPIKE_WINDOW, SPIKE_MIN = 50, 15
 
 NOT_FALLING_STEPS = 100

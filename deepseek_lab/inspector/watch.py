@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _PROBES, _PROBED, _PROBING = 32, 1024, 0.0075
 """Layers, and values of a gradient of each, that are looked at in every step, to know at once when one is not finite;
 and the share of a step's time above which it is one layer only."""
+_PROBE_EVERY = 16
+"""Steps after which it is all of them in any case."""
 _LOSS_EVERY = 25
 """Steps after which losses are judged without a sample."""
 _MAX_CURVES = 24
@@ -507,12 +509,12 @@ class Watch:
         """Look at small gradients of a few layers: a NaN on its way back reaches those that it passes."""
         if id(model) in self._blamed or model.call is None:
             return
-        start = time.perf_counter()
         if not model.probes:
             model.probes = _probes(model)
-        wanted = (
-            model.probes if self._probing_s <= _PROBING * (start - self._budget.start_s) else model.probes[:1]
-        )
+        start = time.perf_counter()
+        step_s = (start - self._budget.start_s) / (model.step + 1)
+        whole = self._probing_s <= _PROBING * step_s or not model.step % _PROBE_EVERY
+        wanted = model.probes if whole else model.probes[:1]
         gradients = [
             one.grad if one.grad.numel() <= _PROBED else one.grad.reshape(-1)[:_PROBED]
             for reference in wanted

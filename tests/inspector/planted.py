@@ -125,7 +125,7 @@ def _() -> Training:
     return _mlp(mlp(10, activation=nn.Sigmoid))
 
 
-@planted("mlp: weights six times too large", "exploding gradient", *(f".{n}" for n in range(12)))
+@planted("mlp: weights six times too large", "exploding gradient", *(f".{n}" for n in range(17)))
 def _() -> Training:
     model = mlp(8)
     for layer in model:
@@ -320,8 +320,157 @@ def _() -> Training:
     return _cnn(batches=_changed(data.batches(data.digits()), lambda x, y: (x, y + 1)))
 
 
-def run(chosen: list[Planted]) -> Iterator[tuple[Planted, Inspection]]:
+# -- a transformer on text: written after every threshold and rule, and never used to set one ---------------
+
+
+def _transformer(model: nn.Module | None = None, lr: float = 1e-3, **more: Any) -> Training:
+    model = model or Transformer(data.text()[1])
+    more.setdefault("optimizer", torch.optim.AdamW(model.parameters(), lr))
+    more.setdefault("batches", data.sentences())
+    return Training(model, loss=more.pop("loss", data.over_letters), **more)
+
+
+class _Plain(Transformer):
+    """Without residual connections and norms: a deep chain of tanh."""
+
+    def __init__(self) -> None:
+        super().__init__(data.text()[1])
+        self.chain = nn.ModuleList(nn.Linear(48, 48) for _ in range(12))
+        for layer in self.chain:
+            nn.init.normal_(layer.weight, std=0.03)  # type: ignore[arg-type]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for layer in self.chain:
+            x = layer(x).tanh()
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@planted(
+    "transformer: twelve tanh layers of small weights",
+    "vanishing gradient",
+    *(f".chain.{n}" for n in range(12)),
+    ".embed",
+)
+def _() -> Training:
+    model = _Plain()
+    used = [*model.embed.parameters(), *model.chain.parameters(), *model.head.parameters()]
+    return _transformer(model, optimizer=torch.optim.AdamW(used, 1e-3))
+
+
+class _Grown(Transformer):
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids) + self.place(torch.arange(ids.shape[1]))
+        for block in self.blocks:
+            x = x + block.down(block.act(block.up(x)))  # type: ignore[union-attr, operator]
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@planted(
+    "transformer: no norm, and second layers fifty times too large",
+    "exploding gradient",
+    *(f".blocks.{n}.{m}" for n in range(3) for m in ("up", "down")),
+)
+def _() -> Training:
+    model = _Grown(data.text()[1])
+    for block in model.blocks:
+        _scale(block.down, 50)  # type: ignore[arg-type]
+    return _transformer(model, lr=1e-4)
+
+
+@planted("transformer: biases of a feed-forward layer at -15", "dead units", ".blocks.1.act")
+def _() -> Training:
+    model = Transformer(data.text()[1])
+    nn.init.constant_(model.blocks[1].up.bias, -15.0)  # type: ignore[union-attr, arg-type]
+    return _transformer(model)
+
+
+@planted(
+    "transformer: attention scores three hundred times too large", "saturation", ".blocks.1.attention.softmax"
+)
+def _() -> Training:
+    model = Transformer(data.text()[1])
+    _scale(model.blocks[1].attention.qkv, 300)  # type: ignore[union-attr, arg-type]
+    return _transformer(model)
+
+
+class _Masked(Transformer):
+    """Masks whole rows of attention from the fortieth call on."""
+
+    def __init__(self) -> None:
+        super().__init__(data.text()[1])
+        self.calls = 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.calls += 1
+        attention = self.blocks[2].attention  # type: ignore[union-attr]
+        attention.softmax = _AllMasked() if self.calls > 40 else nn.Softmax(-1)  # type: ignore[union-attr]
+        return super().forward(ids)
+
+
+class _AllMasked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.zeros_like(x, dtype=torch.bool)
+        mask[0, 0, 3] = True
+        return x.masked_fill(mask, float("-inf")).softmax(-1)
+
+
+@planted(
+    "transformer: a row of attention that is masked as a whole", "nonfinite", ".blocks.2.attention.softmax"
+)
+def _() -> Training:
+    return _transformer(_Masked())
+
+
+@planted("transformer: SGD with a learning rate of 1e-7", "update ratio", "")
+def _() -> Training:
+    model = Transformer(data.text()[1])
+    return _transformer(model, optimizer=torch.optim.SGD(model.parameters(), 1e-7))
+
+
+@planted("transformer: one batch of labels from elsewhere", "loss spike", "")
+def _() -> Training:
+    def other(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        rare = int(torch.bincount(data.text()[0]).argmin())
+        return x, torch.full_like(y, rare)
+
+    return _transformer(batches=_spoiled(data.sentences(), 100, other), lr=3e-3)
+
+
+@planted("transformer: a module of the model that is never called", "unused", ".place")
+def _() -> Training:
+    class Unplaced(Transformer):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.embed(ids)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(self.norm(x))  # type: ignore[no-any-return]
+
+    return _transformer(Unplaced(data.text()[1]))
+
+
+@planted(
+    "transformer: the optimiser has the first block only",
+    "optimizer",
+    ".blocks.1",
+    ".blocks.2",
+    ".head",
+    ".norm",
+)
+def _() -> Training:
+    model = Transformer(data.text()[1])
+    return _transformer(model, optimizer=torch.optim.AdamW(model.blocks[0].parameters(), 1e-3))
+
+
+@planted("transformer: more letters than the embedding has rows", "input", ".embed")
+def _() -> Training:
+    model = Transformer(data.text()[1])
+    model.embed = nn.Embedding(40, 48)
+    return _transformer(model)
+
+
+def run(chosen: list[Planted], **options: Any) -> Iterator[tuple[Planted, Inspection]]:
     """Each of them, from its seed."""
     for one in chosen:
         torch.manual_seed(0)
-        yield one, one.make().inspected()
+        yield one, one.make().inspected(**options)
