@@ -28,13 +28,20 @@ def complete(text: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]] |
         words.insert(0, match["verb"])
     if words[:1] == ["on"]:
         words, form = words[1:], "cell"
+    words = _joined(words)
     candidates = _candidates(words, fragment, form, namespace)
     return fragment, [word for word in candidates if word.startswith(fragment)]
 
 
+def _joined(words: list[str]) -> list[str]:
+    """With a verb of two words as one."""
+    name = "_".join(words[:2])
+    return [name, *words[2:]] if len(words) > 1 and name in VERBS else words
+
+
 def _candidates(words: list[str], fragment: str, form: Form, namespace: Mapping[str, Any]) -> Iterable[str]:
     if not words:
-        return [name for name, verb in VERBS.items() if form in verb.forms]
+        return [verb.words.split()[0] for verb in VERBS.values() if form in verb.forms]
     verb = VERBS.get(words[0])
     if verb is None:
         return []
@@ -42,6 +49,8 @@ def _candidates(words: list[str], fragment: str, form: Form, namespace: Mapping[
     if previous is not None and previous.kind != "switch":
         if previous.name == "like":
             return _children(fragment, namespace)
+        if previous.name == "inputs":
+            return [name for name in namespace if not name.startswith("_")]
         return previous.choices if previous.kind == "choice" else ()
     if fragment.startswith("-"):
         return [f"--{flag.name}" for flag in verb.all_flags() if f"--{flag.name}" not in words]
@@ -88,6 +97,7 @@ def in_statement(text: str) -> bool:
     *words, fragment = re.split(r"\s+", match["words"])
     if match["verb"]:
         words.insert(0, match["verb"])
+    words = _joined(words)
     verb = VERBS.get(words[0]) if words else None
     if verb is None or not verb.takes_code or fragment.startswith("-"):
         return False
@@ -100,8 +110,22 @@ def _names(text: str, completer: Any) -> SimpleMatcherResult:
     match = re.search(r"[\w.]*$", text)
     token = match.group() if match else ""
     words = completer.attr_matches(token) if "." in token else completer.global_matches(token)
+    words = [*_second_words(text), *words]
     completions = [SimpleCompletion(word, type="magic") for word in words]
     return SimpleMatcherResult(completions=completions, matched_fragment=token, suppress=True)
+
+
+def _second_words(text: str) -> list[str]:
+    """What can follow a verb to make another one."""
+    match = _LINE.fullmatch(text)
+    if match is None:
+        return []
+    *words, fragment = re.split(r"\s+", match["words"])
+    head = [match["verb"], *words] if match["verb"] else words
+    if len(head) != 1:
+        return []
+    longer = [verb.words.split()[1:] for verb in VERBS.values() if verb.name.startswith(f"{head[0]}_")]
+    return [word for word, *_ in longer if word.startswith(fragment)]
 
 
 def _children(fragment: str, namespace: Mapping[str, Any]) -> list[str]:

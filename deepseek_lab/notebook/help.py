@@ -8,7 +8,7 @@ from deepseek_lab.notebook.parse import PREFIXES
 
 def usage(verb: Verb, form: Form) -> str:
     """One usage line: the prefix, the verb, operands and the verb's own flags."""
-    words = [PREFIXES[form], verb.name]
+    words = [PREFIXES[form], verb.words]
     if form == "script" and "cell" in verb.forms:
         return " ".join([*words, "[flags]", "SCRIPT.py", "[ARGUMENT ...]"])
     return " ".join(
@@ -27,14 +27,16 @@ def _flag_lines(flags: tuple[Flag, ...]) -> list[str]:
 def verb_help(name: str) -> str:
     """Everything that can be typed after one verb."""
     verb = VERBS[name]
-    lines = [f"{verb.name}: {verb.promise}", "", *(f"  {usage(verb, form)}" for form in verb.forms)]
+    lines = [f"{verb.words}: {verb.promise}", "", *(f"  {usage(verb, form)}" for form in verb.forms)]
     if verb.operands:
         width = max(len(operand.name) for operand in verb.operands)
         lines += ["", *(f"  {operand.name:<{width}}  {operand.help}" for operand in verb.operands)]
     if verb.flags:
         lines += ["", "Flags", *_flag_lines(verb.flags)]
     if verb.common:
-        lines += ["", "Flags that every verb has", *_flag_lines(COMMON_FLAGS)]
+        own = {flag.name for flag in verb.flags}
+        common = tuple(flag for flag in COMMON_FLAGS if flag.name not in own)
+        lines += ["", "Flags that every verb has", *_flag_lines(common)]
     if verb.examples:
         width = max(len(text) for text, _ in verb.examples)
         lines += ["", "Examples", *(f"  {text:<{width}}  {meaning}" for text, meaning in verb.examples)]
@@ -44,8 +46,8 @@ def verb_help(name: str) -> str:
 def overview(form: Form = "line") -> str:
     """All verbs with their promises."""
     shown = [verb for verb in VERBS.values() if form != "script" or "script" in verb.forms]
-    width = max(len(verb.name) for verb in shown)
-    lines = [f"  {verb.name:<{width}}  {verb.promise}" for verb in shown]
+    width = max(len(verb.words) for verb in shown)
+    lines = [f"  {verb.words:<{width}}  {verb.promise}" for verb in shown]
     if form == "script":
         head = ["python -m deepseek_lab VERB [flags] [SCRIPT.py [ARGUMENT ...]]"]
     else:
@@ -70,10 +72,10 @@ def reference_markdown() -> str:
     lines = ["| verb | what it does | cell | line | script |", "| --- | --- | --- | --- | --- |"]
     for verb in VERBS.values():
         forms = " | ".join("yes" if form in verb.forms else "" for form in ("cell", "line", "script"))
-        lines.append(f"| `{verb.name}` | {_cell(verb.promise)} | {forms} |")
+        lines.append(f"| `{verb.words}` | {_cell(verb.promise)} | {forms} |")
     lines += ["", "Flags that every verb has (all but `on` and `off`):", "", *_markdown_flags(COMMON_FLAGS)]
     for verb in VERBS.values():
-        lines += ["", f"### {verb.name}", "", "```", *(usage(verb, form) for form in verb.forms), "```"]
+        lines += ["", f"### {verb.words}", "", "```", *(usage(verb, form) for form in verb.forms), "```"]
         if verb.operands:
             lines += ["", *(f"- `{operand.name}`: {operand.help}" for operand in verb.operands)]
         if verb.flags:

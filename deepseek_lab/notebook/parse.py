@@ -14,6 +14,7 @@ from deepseek_lab.notebook.grammar import VERBS, Flag, Form, Value, Verb
 
 PREFIXES: dict[Form, str] = {"cell": "%%deepseek", "line": "%deepseek", "script": "python -m deepseek_lab"}
 _VALUE = re.compile(r"\s*(\"[^\"]*\"|'[^']*'|\S+)")
+_SECOND = re.compile(r"(?P<word>[^\W\d]\w*)(?:\s*$|\s+(?P<next>[^\W\d]\w*|--\w))")
 _CELLS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
@@ -49,7 +50,7 @@ class Command:
         return float(value) if isinstance(value, int | float) else None
 
     def __str__(self) -> str:
-        words = [PREFIXES[self.form], self.verb, *map(shlex.quote, self.operands)]
+        words = [PREFIXES[self.form], VERBS[self.verb].words, *map(shlex.quote, self.operands)]
         for name, value in self.flags:
             words.append(f"--{name}")
             if value is not True:
@@ -80,6 +81,8 @@ def split_line(text: str) -> list[str]:
     verb = VERBS.get(head)
     if verb is None or not verb.takes_code:
         return split(text)
+    if (longer := two_words(head, rest)) is not None:
+        return [longer.name, *split(rest.lstrip()[len(longer.words) - len(head) - 1 :])]
     words = [head]
     while rest := rest.lstrip():
         word, _, after = rest.partition(" ")
@@ -96,6 +99,16 @@ def split_line(text: str) -> list[str]:
                 words += split(value.group())
                 rest = rest[value.end() :]
     return words
+
+
+def two_words(head: str, rest: str) -> Verb | None:
+    """The verb of two words with which a line begins. A statement that begins with a name like the second word is
+    none: a name or a flag has to follow, which no statement can have there.
+    """
+    match = _SECOND.match(rest.lstrip())
+    if match is None or match["next"] is None or keyword.iskeyword(match["next"]):
+        return None
+    return VERBS.get(f"{head}_{match['word']}")
 
 
 def find_verb(word: str, form: Form) -> Verb:
@@ -179,12 +192,12 @@ def _find_flag(verb: Verb, word: str, form: Form) -> Flag:
         if word == f"--{flag.name}" or (flag.short and word == f"-{flag.short}"):
             return flag
     near = nearest(word.lstrip("-"), [flag.name for flag in flags])
-    head = f"{PREFIXES[form]} {verb.name}"
-    raise UsageError(f"{verb.name} has no flag {word!r}", hint=f"{head} --{near or 'help'}")
+    head = f"{PREFIXES[form]} {verb.words}"
+    raise UsageError(f"{verb.words} has no flag {word!r}", hint=f"{head} --{near or 'help'}")
 
 
 def _check_operands(verb: Verb, command: Command) -> None:
-    prefix = f"{PREFIXES[command.form]} {verb.name}"
+    prefix = f"{PREFIXES[command.form]} {verb.words}"
     if command.form == "script" and "cell" in verb.forms:
         if not command.script:
             raise UsageError(f"{verb.name} needs a script to run", hint=f"{prefix} SCRIPT.py")
@@ -197,14 +210,14 @@ def _check_operands(verb: Verb, command: Command) -> None:
     missing = [operand for operand in verb.operands[len(command.operands) :] if operand.required]
     if missing:
         raise UsageError(
-            f"{verb.name} needs {missing[0].name}: {missing[0].help}", hint=f"{prefix} {missing[0].name}"
+            f"{verb.words} needs {missing[0].name}: {missing[0].help}", hint=f"{prefix} {missing[0].name}"
         )
     if not any(operand.many for operand in verb.operands) and len(command.operands) > len(verb.operands):
         extra = command.operands[len(verb.operands)]
         near = nearest(extra, [flag.name for flag in verb.all_flags()])
         words = " ".join([prefix, *command.operands[: len(verb.operands)]])
         raise UsageError(
-            f"{verb.name} does not know what to do with {extra!r}",
+            f"{verb.words} does not know what to do with {extra!r}",
             hint=f"{words} --{near}" if near else words,
         )
 
