@@ -319,7 +319,9 @@ def _bound(costs: CellCosts, one: OperatorCost) -> str:
     if found is None or found[1] < 0.01:
         return ""
     name, share = found
-    return f"{share:.0%} of {name}" if share <= _OVER_ROOF else f"{name}, from the cache"
+    if share <= _OVER_ROOF:
+        return f"{share:.0%} of {name}"
+    return "memory, from the cache" if name == "memory" else f"{share:.1f}x float32 arithmetic"
 
 
 def _compared(costs: CellCosts, before: CellCosts) -> _Section:

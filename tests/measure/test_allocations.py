@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -140,3 +142,38 @@ def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest
     timeline = session.timeline()
     assert timeline is not None
     assert 0 < len(timeline) < 2000
+
+
+def test_a_recording_without_lines_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of operators can be one line, and nobody is told of them while they run."""
+    monkeypatch.setattr(recorder, "MAX_WHOLE_S", 0.05)
+    x = torch.ones(4)
+    session = Session(__file__, {}, memory=True)
+    assert session._recorder is not None
+    with session:
+        stop = time.perf_counter() + 60
+        deque(iter(lambda: session._recorder.is_open and time.perf_counter() < stop, False), maxlen=0)  # type: ignore[union-attr]
+        assert not session._recorder.is_open
+        count = len(session._recorder.windows[0].events())
+        deque((torch.neg(x) for _ in range(1000)), maxlen=0)
+    assert len(session._recorder.windows) == 1
+    assert len(session._recorder.windows[0].events()) == count
+
+
+def test_a_block_that_another_thread_frees_ends_where_its_address_is_used_again() -> None:
+    """The recorder does not see the free, and the address comes back at once."""
+    size = 12_345
+
+    def cell() -> None:
+        for _ in range(50):
+            held = [torch.empty(size)]
+            freeing = threading.Thread(target=held.clear)
+            freeing.start()
+            freeing.join()
+
+    timeline = recorded(cell, {})
+    rows = [row for row in range(len(timeline)) if timeline.bytes[row] == 4 * size]
+    assert len(rows) == 50
+    addresses = {timeline.block[row] for row in rows}
+    assert len(addresses) < 50
+    assert peak_bytes(timeline) <= len(addresses) * 4 * size + 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepseek_lab.base.costs import PHASES, CellCosts, LineCost, ModuleCost
 from deepseek_lab.measure.profiler import Session, recorder
+from deepseek_lab.measure.profiler.calibration import RecordingCost
+from deepseek_lab.measure.profiler.digest import Digest
 
 HERE = __file__
 
@@ -249,6 +252,38 @@ def test_waiting_for_data_is_a_phase_of_its_own(num_workers: int) -> None:
     assert costs.waiting_s > 0.15
 
 
+def test_waiting_is_told_from_computing() -> None:
+    """For a lock, for a queue and for another process."""
+    lock, words = threading.Lock(), queue.SimpleQueue[int]()
+    lock.acquire()
+
+    def later() -> None:
+        time.sleep(0.1)
+        lock.release()
+        time.sleep(0.1)
+        words.put(1)
+
+    def cell() -> None:
+        other = threading.Thread(target=later)
+        other.start()
+        lock.acquire()  # locked
+        words.get()  # empty
+        other.join()
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.1)"], check=True)  # outside
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            sum(range(10_000))  # busy
+
+    costs = profiled(cell)
+    for words_of_line in ("# locked", "# empty", "# outside"):
+        line = line_of(costs, words_of_line)
+        assert line.waiting_s > 0.05
+        assert line.waiting_s > 0.5 * line.self_s
+    busy = line_of(costs, "# busy")
+    assert busy.waiting_s < 0.5 * busy.self_s
+    assert costs.waiting_s >= 0.25
+
+
 def test_a_long_cell_is_recorded_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MIN_S", 0.005)
     model, x = Twice(), torch.randn(16, 512)
@@ -456,6 +491,40 @@ def test_times_do_not_exceed_the_whole_however_short_the_lines_are(monkeypatch: 
     assert costs.attributed >= 0.9
 
 
+def test_times_are_those_without_what_recording_takes() -> None:
+    """An operator that does next to nothing, a thousand times in another one's name."""
+    x = torch.ones(1)
+    costs = profiled(lambda: [x.expand_as(x) for _ in range(2000)])
+    assert 0 < costs.recording_s < costs.recorded_s
+    assert all(one.self_s >= 0 for one in costs.operators)
+    bare = Digest({}, {})
+    with torch.profiler.profile(record_shapes=True) as made:
+        for _ in range(2000):
+            x.expand_as(x)
+    bare.add(made.profiler.kineto_results)  # type: ignore[union-attr]
+    priced = Digest({}, {}, RecordingCost(operator_s=1.0, allocation_s=1.0))
+    priced.add(made.profiler.kineto_results)  # type: ignore[union-attr]
+    # Each calls the next: all of a caller's own time may be the recorder's, and none of the last one's.
+    assert priced.operators["expand_as"]["self_s"] == priced.operators["expand"]["self_s"] == 0
+    assert priced.operators["as_strided"]["self_s"] == bare.operators["as_strided"]["self_s"] > 0
+    lost = bare.operators["expand_as"]["self_s"] + bare.operators["expand"]["self_s"]
+    assert priced.recording_s == pytest.approx(lost)
+
+
+def test_arithmetic_of_windows_without_shapes_is_that_of_the_others() -> None:
+    """Twice as many calls as were recorded with shapes: twice as much arithmetic."""
+    a = torch.ones(8, 8)
+    digest = Digest({}, {})
+    for shapes in (True, False):
+        with torch.profiler.profile(record_shapes=shapes) as made:
+            a @ a
+            a @ a
+        digest.add(made.profiler.kineto_results, shapes=shapes)  # type: ignore[union-attr]
+    found = digest.operator("mm")
+    assert found["num_calls"] == 4
+    assert found["flops"] == 4 * 2 * 8**3
+
+
 def test_another_profiler_is_left_alone() -> None:
     with torch.profiler.profile() as theirs:
         costs = profiled(lambda: torch.ones(3) + 1)
@@ -464,16 +533,55 @@ def test_another_profiler_is_left_alone() -> None:
     assert any(event.key == "aten::add" for event in theirs.key_averages())
 
 
-def test_trace_opens_elsewhere(tmp_path: Path) -> None:
-    model = nn.Linear(8, 8)
+def test_trace_opens_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several windows in one file, by the rules of the format that Perfetto reads (Trace Event Format, sections 2-4):
+    a time and a place for each event, slices of a thread inside of each other, and arrows with one start and one end.
+    """
+    monkeypatch.setattr(recorder, "MIN_S", 0.005)
+    monkeypatch.setattr(recorder, "COST", 0.5)
+    model, x = nn.Linear(8, 8), torch.zeros(2, 8)
     session = Session(HERE, {"model": model})
     with session:
-        model(torch.zeros(2, 8))
+        until = time.perf_counter() + 0.5
+        while time.perf_counter() < until or len(session._recorder.windows) < 2:  # type: ignore[union-attr]
+            model(x).sum().backward()
     session.save_trace(tmp_path / "trace.json")
-    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    names = {event.get("name") for event in events if event.get("ph") == "X"}
+    made = json.loads((tmp_path / "trace.json").read_text(), parse_constant=pytest.fail)
+    assert made["traceName"] == "trace.json"
+    slices: dict[tuple[object, object], list[tuple[float, float]]] = {}
+    arrows: dict[int, list[str]] = {}
+    names = set()
+    for event in made["traceEvents"]:
+        assert event["ph"] in "XisfM"
+        assert event["ts"] >= 0
+        if event["ph"] == "X":
+            assert event["dur"] >= 0
+            names.add(event["name"])
+            slices.setdefault((event["pid"], event["tid"]), []).append(
+                (event["ts"], -event["ts"] - event["dur"])
+            )
+        elif event["ph"] in "sf":
+            arrows.setdefault(event["id"], []).append(event["ph"])
     assert {"aten::addmm", "model"} <= names
-    assert any(str(name).startswith(f"{Path(HERE).name}:") for name in names)
+    assert any(name.startswith(f"{Path(HERE).name}:") for name in names)
+    assert arrows
+    assert all(sorted(ends) == ["f", "s"] for ends in arrows.values())
+    for found in slices.values():
+        around: list[float] = []
+        for start, minus_end in sorted(found):
+            while around and around[-1] <= start:
+                around.pop()
+            assert not around or -minus_end <= around[-1] + 1e-3  # a nanosecond, in microseconds
+            around.append(-minus_end)
+
+
+def test_nothing_recorded_is_a_trace_without_events(tmp_path: Path) -> None:
+    session = Session(HERE, {})
+    session._recorder = None
+    with session:
+        pass
+    session.save_trace(tmp_path / "trace.json")
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"] == []
 
 
 def test_costs_are_plain_data() -> None:

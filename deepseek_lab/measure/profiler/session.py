@@ -133,14 +133,22 @@ class Session:
         Raises:
             OSError: the file cannot be written.
         """
-        whole: dict[str, Any] = {"traceEvents": []}
+        whole: dict[str, Any] = {}
+        events: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as folder:
             for window in self._recorder.windows if self._recorder else ():
                 part = Path(folder) / "window.json"
                 window.save(str(part))
                 read = json.loads(part.read_text(encoding="utf-8", errors="replace"))
-                whole = {**read, **whole, "traceEvents": whole["traceEvents"] + read.get("traceEvents", [])}
-        path.write_text(json.dumps(whole), encoding="utf-8")
+                first = 1 + max((one["id"] for one in events if _is_arrow(one)), default=0)
+                for one in read.pop("traceEvents", []):
+                    if _is_arrow(one):  # numbered from 1 in each window
+                        one["id"] += first
+                    events.append(one)
+                whole |= read
+        path.write_text(
+            json.dumps({**whole, "traceName": path.name, "traceEvents": events}), encoding="utf-8"
+        )
 
     def _recording(self) -> bool:
         """Whether lines are timed by the recorder, which does not have to guess."""
@@ -246,6 +254,11 @@ class Session:
         elif not self._is_main and self._wall_s > 2.0:
             notes.append("the cell ran in a thread of its own: operators were recorded at its beginning only")
         return notes
+
+
+def _is_arrow(event: dict[str, Any]) -> bool:
+    """Whether an event of a trace is an end of an arrow between two others."""
+    return event.get("ph") in ("s", "f") and isinstance(event.get("id"), int)
 
 
 def _modules(digest: Digest, recorder: Recorder) -> tuple[ModuleCost, ...]:

@@ -48,7 +48,8 @@ class ShownCosts(Shown):
         found = [event for event in events if isinstance(event, CellProfiled)]
         if not found:
             raise TargetError(
-                "no cell was profiled in these events", hint="%%deepseek profile --to r, then r.log.save(path)"
+                "no cell was profiled in these events",
+                hint="%%deepseek profile --to r, then r.log.save(path)",
             )
         return cls(found[-1].costs, view=view)
 
