@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deepseek_lab.base.timeline import MemoryTimeline
 from deepseek_lab.measure.profiler import Session, recorder
+from deepseek_lab.measure.profiler.allocations import Allocations, Held
 from tests.measure import test_profiler
 from tests.measure.storages import Storages, peak, peak_bytes, walk
 from tests.measure.test_profiler import Twice
@@ -177,3 +178,18 @@ def test_a_block_that_another_thread_frees_ends_where_its_address_is_used_again(
     addresses = {timeline.block[row] for row in rows}
     assert len(addresses) < 50
     assert peak_bytes(timeline) <= len(addresses) * 4 * size + 10_000
+
+
+def test_blocks_of_another_device_are_left_out() -> None:
+    """A recording on a machine with CUDA has both; here the allocations are those of the processor."""
+    session = Session(__file__, {}, memory=True)
+    with session:
+        torch.ones(100) + 1
+    assert session._recorder is not None
+    (window,) = session._recorder.windows
+    named = {"x": torch.ones(3)}
+    other = Allocations({}, {}).timeline(window, Held(named, "cuda"))
+    assert (len(other), other.device) == (0, "cuda")
+    own = Allocations({}, {}).timeline(window, Held(named, "cpu"))
+    assert sum(size == 400 for size in own.bytes) == 2
+    assert own.device == "cpu"

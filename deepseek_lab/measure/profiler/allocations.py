@@ -33,9 +33,14 @@ class Held:
     """What models, optimisers and tensors of the user's names hold now, and when each of it goes.
 
     The profiler knows nothing of blocks that were there before it, not even that they are freed.
+
+    Args:
+        namespace: The user's names.
+        device: The kind of device whose memory it is about.
     """
 
-    def __init__(self, namespace: Mapping[str, Any]) -> None:
+    def __init__(self, namespace: Mapping[str, Any], device: str = "cpu") -> None:
+        self.device = device
         self.blocks: dict[int, Known] = {}
         """By address."""
         self._freed_ns: dict[int, int] = {}
@@ -61,7 +66,7 @@ class Held:
         if (
             not isinstance(tensor, torch.Tensor)
             or tensor.layout != torch.strided
-            or tensor.device.type != "cpu"
+            or tensor.device.type != self.device
         ):
             return
         storage = tensor.untyped_storage()
@@ -117,18 +122,21 @@ class Allocations:
 
     def __init__(self, places: Mapping[str, Place], modules: Mapping[str, Module]) -> None:
         self._places, self._known = places, modules
+        self._device = "cpu"
         self._made_by: dict[int, tuple[str, ...]] = {}
         self._alive: dict[int, _Block] = {}
         self._blocks: list[_Block] = []
         self._phase, self._turn = "", 0
 
-    def timeline(self, window: Any, held: Held, *, device: str = "cpu") -> MemoryTimeline:
-        """Every allocation and free of a window; what is held from the start comes first.
+    def timeline(self, window: Any, held: Held) -> MemoryTimeline:
+        """Every allocation and free of a window on the device that ``held`` is about; what is held from the start comes
+        first.
 
         Categories: what a forward pass leaves for the backward pass is ``activations``; what a backward pass leaves,
         ``gradients``; what an optimiser's step leaves, ``optimizer state``; all else that is freed in the phase that
         allocated it, ``temporary``.
         """
+        self._device = held.device
         roots = window.experimental_event_tree()
         start_ns = min((event.start_time_ns for event in roots), default=0)
         walk(roots, _Where(), self._take)
@@ -136,12 +144,13 @@ class Allocations:
         events += [one for block in self._blocks for one in self._rows(block, start_ns)]
         # At one instant a free comes first: its address may be used again at once.
         events.sort(key=lambda item: (item[0], item[1].bytes > 0))
-        return MemoryTimeline.of([one for _, one in events], device=device)
+        return MemoryTimeline.of([one for _, one in events], device=held.device)
 
     def _take(self, event: Any, where: _Where) -> _Where:
         kind, fields = event.typed
         if kind == _EventType.Allocation:
-            self._allocated(fields, event.start_time_ns, where)
+            if fields.device.type == self._device:
+                self._allocated(fields, event.start_time_ns, where)
             return where
         if kind != _EventType.TorchOp:
             return where

@@ -64,7 +64,7 @@ class Session:
         if self._recorder is not None and self._memory:
             from deepseek_lab.measure.profiler.allocations import Held
 
-            self._held = Held(self._namespace)
+            self._held = Held(self._namespace, _device())
         if self._recorder is not None:
             self._recorder.open()
         self._compilations.open()
@@ -245,6 +245,11 @@ class Session:
     def notes(self) -> list[str]:
         """What was not measured, and why, in sentences."""
         notes = []
+        if self._recorder is not None and _device() == "cuda":
+            notes.append(
+                "times are the processor's: what CUDA computes is on the line that waits for it, "
+                "and operators' times are those of launching their kernels"
+            )
         if self._recorder is None:
             notes.append(
                 "torch was not imported when the cell began, so only lines were measured; run it once more"
@@ -254,6 +259,13 @@ class Session:
         elif not self._is_main and self._wall_s > 2.0:
             notes.append("the cell ran in a thread of its own: operators were recorded at its beginning only")
         return notes
+
+
+def _device() -> str:
+    """The kind of device whose memory matters: CUDA's, once the program has begun to use it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and torch.cuda.is_initialized() else "cpu"
 
 
 def _is_arrow(event: dict[str, Any]) -> bool:
