@@ -128,11 +128,12 @@ def test_peak_is_that_of_another_tracker(kind: str) -> None:
 
 
 def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "MAX_MARKS_WHOLE", 300)
+    """Whatever an operator costs: room is for events, and they are counted as it goes."""
+    monkeypatch.setattr(recorder, "MAX_EVENTS", 8_000)
     model, x = nn.Linear(8, 8), torch.randn(2, 8)
 
     def cell() -> None:
-        for _ in range(2000):
+        for _ in range(5000):
             model(x)
         time.sleep(0.05)
 
@@ -140,9 +141,39 @@ def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest
     with session:
         cell()
     assert session.recorded < 0.95
+    assert session._recorder is not None
+    counts = [len(window.events()) for window in session._recorder.windows]
+    assert len(counts) > 1
+    assert 2_000 < sum(counts) < 12_000
     timeline = session.timeline()
     assert timeline is not None
-    assert 0 < len(timeline) < 2000
+    assert 0 < len(timeline) < 12_000
+
+
+def test_windows_of_a_recording_have_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of every step, one that lives from one window to the next among them."""
+    monkeypatch.setattr(recorder, "FIRST_MARKS", 8)
+    monkeypatch.setattr(recorder, "MAX_EVENTS", 10_000_000)
+    last: list[Tensor] = []
+    sizes = list(range(1_000, 1_200))
+
+    def cell() -> None:
+        for size in sizes:
+            last[:] = [torch.empty(size)]  # kept
+
+    session = Session(__file__, {}, memory=True)
+    with session:
+        cell()
+    assert session._recorder is not None
+    assert len(session._recorder.windows) > 2
+    timeline = session.timeline()
+    assert timeline is not None
+    found = [size // 4 for size in timeline.bytes if size >= 4_000]
+    assert found == sizes
+    gone = [-size // 4 for size in timeline.bytes if size <= -4_000]
+    assert gone == sizes[:-1]
+    lines = {timeline.line[row] for row in range(len(timeline)) if timeline.bytes[row] >= 4_000}
+    assert len(lines) == 1
 
 
 def test_a_recording_without_lines_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +219,8 @@ def test_blocks_of_another_device_are_left_out() -> None:
     assert session._recorder is not None
     (window,) = session._recorder.windows
     named = {"x": torch.ones(3)}
-    other = Allocations({}, {}).timeline(window, Held(named, "cuda"))
+    other = Allocations({}, {}).timeline([window], Held(named, "cuda"))
     assert (len(other), other.device) == (0, "cuda")
-    own = Allocations({}, {}).timeline(window, Held(named, "cpu"))
+    own = Allocations({}, {}).timeline([window], Held(named, "cpu"))
     assert sum(size == 400 for size in own.bytes) == 2
     assert own.device == "cpu"

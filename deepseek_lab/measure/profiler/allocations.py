@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -113,7 +113,7 @@ class _Where:
 
 
 class Allocations:
-    """The blocks of one window.
+    """The blocks of windows that follow each other without a gap.
 
     Args:
         places: Lines by the name of their range.
@@ -128,18 +128,19 @@ class Allocations:
         self._blocks: list[_Block] = []
         self._phase, self._turn = "", 0
 
-    def timeline(self, window: Any, held: Held) -> MemoryTimeline:
-        """Every allocation and free of a window on the device that ``held`` is about; what is held from the start comes
-        first.
+    def timeline(self, windows: Sequence[Any], held: Held) -> MemoryTimeline:
+        """Every allocation and free on the device that ``held`` is about; what is held from the start comes first.
 
         Categories: what a forward pass leaves for the backward pass is ``activations``; what a backward pass leaves,
         ``gradients``; what an optimiser's step leaves, ``optimizer state``; all else that is freed in the phase that
         allocated it, ``temporary``.
         """
         self._device = held.device
-        roots = window.experimental_event_tree()
-        start_ns = min((event.start_time_ns for event in roots), default=0)
-        walk(roots, _Where(), self._take)
+        start_ns = 0
+        for window in windows:
+            roots = window.experimental_event_tree()
+            start_ns = start_ns or min((event.start_time_ns for event in roots), default=0)
+            walk(roots, _Where(), self._take)
         events = list(self._before(held, start_ns))
         events += [one for block in self._blocks for one in self._rows(block, start_ns)]
         # At one instant a free comes first: its address may be used again at once.

@@ -35,8 +35,16 @@ COLLECTING = 0.6
 """What it costs to collect events, in times of what it costs to read them when a window is closed."""
 MAX_MARKS, MAX_MARKS_WHOLE = 8_000, 40_000
 """Calls and lines that a window may tell about, one of several and the only one."""
-MAX_WHOLE_S = 120.0
-"""The only window ends after so long: operators that no line tells about fill memory too."""
+MAX_WHOLE_S = 60.0
+"""A window of a whole recording ends after so long: operators that no line tells about fill memory too."""
+MAX_EVENTS = 300_000
+"""Events of a whole recording; the profiler keeps 1.4 kB of each."""
+FIRST_MARKS = 400
+"""A whole recording is closed and opened again after so many calls and lines, and then after four times as many each
+time, to see how many events they are: nothing tells while it is open.
+"""
+MAX_CLOSING_S = 0.6
+"""Windows may take so long to be closed, all together: they are kept until the cell has ended, 3 kB an event."""
 _MAX_WINDOWS = 20
 _SHAPES_EVERY = 4
 _LONGER = 4
@@ -138,6 +146,7 @@ class Recorder:
         self._quiet = contextlib.ExitStack()
         self._opened_at = self._ended_at = 0.0
         self._marks = 0
+        self._room, self._max_marks = MAX_EVENTS, FIRST_MARKS
         self._seen: dict[int, set[str]] = {}
         """Lines of each running frame that were seen in this window, by the frame's identity."""
 
@@ -160,7 +169,12 @@ class Recorder:
             return None
         if self.is_open:
             return self.close if now - self._opened_at > self._max_s else None
-        if self._whole or not self.windows or len(self.windows) >= _MAX_WINDOWS:
+        if (
+            self._whole
+            or not self.windows
+            or self.overhead_s > MAX_CLOSING_S
+            or len(self.windows) >= _MAX_WINDOWS
+        ):
             return None
         return self.open if self.overhead_s * (1.0 + COLLECTING) < COST * (now - start) else None
 
@@ -276,13 +290,32 @@ class Recorder:
 
     def _line_begins(self, frame: FrameType, name: str) -> None:
         """Open a line's range; or end the window, where a round of a loop ends that is in no module's code."""
-        if not self._whole:
-            lines = self._seen.setdefault(id(frame), set())
-            again = name in lines
-            lines.add(name)
-            if again and time.perf_counter() - self._opened_at > self._min_s and not self._in_module:
+        lines = self._seen.setdefault(id(frame), set())
+        again = name in lines
+        lines.add(name)
+        if again and self._due and not self._in_module:
+            if self._whole:
+                self._renew()
+            else:
                 self.close()
         self._enter(frame, name)
+
+    @property
+    def _due(self) -> bool:
+        """Whether a window ends with this round."""
+        if self._whole:
+            return self._marks >= self._max_marks
+        return time.perf_counter() - self._opened_at > self._min_s
+
+    def _renew(self) -> None:
+        """Close a window of a whole recording; open the next one if there is room."""
+        marks = self._marks
+        self.close()
+        num_events = len(self.windows[-1].events())
+        self._room -= num_events
+        self._max_marks = min(4 * marks, int(self._room * marks / max(num_events, 1)))
+        if self._max_marks >= FIRST_MARKS // 4:
+            self.open()
 
     @property
     def _in_module(self) -> bool:
@@ -303,7 +336,7 @@ class Recorder:
     def _enter(self, frame: FrameType, name: str) -> None:
         self._marks += 1
         # Loops of very short lines: enough is known of them. In a thread that is not the main one nobody else looks.
-        too_many = self._marks > (MAX_MARKS_WHOLE if self._whole else MAX_MARKS)
+        too_many = self._marks > (min(MAX_MARKS_WHOLE, 4 * self._max_marks) if self._whole else MAX_MARKS)
         if too_many or time.perf_counter() - self._opened_at > self._max_s:
             self.close()
         if not self.is_open or self._ending:

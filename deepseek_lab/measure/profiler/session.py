@@ -120,7 +120,7 @@ class Session:
             return None
         from deepseek_lab.measure.profiler.allocations import Allocations
 
-        return Allocations(recorder.places, recorder.modules).timeline(recorder.windows[0], self._held)
+        return Allocations(recorder.places, recorder.modules).timeline(recorder.windows, self._held)
 
     @property
     def recorded(self) -> float:
