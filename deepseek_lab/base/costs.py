@@ -73,7 +73,7 @@ class CompileCost:
     """What torch.compile spent time on while a cell ran."""
 
     kind: str
-    """``compiled``, ``compiled again`` or ``graph break``."""
+    """``compiled``, ``compiled again``, ``gave up`` (it runs in eager mode from then on) or ``graph break``."""
     function: str
     file: str
     line: int

@@ -16,6 +16,8 @@ _CODE = 72
 _TEXT_LINES, _TEXT_MODULES, _TEXT_OPERATORS = 30, 12, 12
 _COMPILATIONS = 12
 _HTML_ROWS = 200
+_SENTENCES = ("because", "fix")
+"""Columns that are broken into lines."""
 _OVER_ROOF = 1.2
 """A share of a limit above this says that bytes came from a cache, or that the limit was measured badly."""
 
@@ -55,6 +57,10 @@ class _Section:
     shares: tuple[float, ...]
     """What part of the whole each row is, for its bar."""
     left_out: int = 0
+    text_only: _tables.Table | None = None
+    """What stands in text in place of the table, where that would be too wide."""
+    below: tuple[str, ...] = ()
+    """Lines below it, in text."""
 
 
 def costs_text(costs: CellCosts, against: CellCosts | None = None) -> str:
@@ -67,7 +73,8 @@ def costs_text(costs: CellCosts, against: CellCosts | None = None) -> str:
     )
     for section in sections:
         if section.table.rows:
-            body = "\n".join(f"  {line}" for line in _tables.as_text(section.table).splitlines())
+            table = section.text_only or section.table
+            body = "\n".join(f"  {line}" for line in [*_tables.as_text(table).splitlines(), *section.below])
             more = f"\n  … {section.left_out:,} more" if section.left_out else ""
             parts.append(f"\n{section.title}\n{body}{more}")
     return "\n".join(parts)
@@ -167,6 +174,21 @@ def costs_views(costs: CellCosts) -> dict[str, TableView]:
             units={"itself": "ms", "share": "%", "of the limit": "%", "allocated": "B"},
             bars=["share"],
         )
+    if costs.compilations:
+        made["by torch.compile"] = TableView(
+            {
+                "line": [_place(one) if one.line else "" for one in costs.compilations],
+                "what": [_words.clip(one.kind, 20) for one in costs.compilations],
+                "function": [_words.clip(one.function, 60) for one in costs.compilations],
+                "times": [one.count for one in costs.compilations],
+                "time": [one.seconds * 1e3 for one in costs.compilations],
+                "share": [_share(one.seconds, wall) for one in costs.compilations],
+                "because": [_words.clip(one.cause, 200) for one in costs.compilations],
+                "fix": [_fix(one) for one in costs.compilations],
+            },
+            units={"time": "ms", "share": "%"},
+            bars=["share"],
+        )
     return made
 
 
@@ -210,6 +232,8 @@ def _sections(costs: CellCosts, num_lines: int, num_modules: int, num_operators:
             _compile_table(compiled),
             tuple(one.seconds / costs.wall_s if costs.wall_s else 0.0 for one in compiled),
             len(costs.compilations) - len(compiled),
+            _compile_table(compiled, fixes=False),
+            tuple(f"fix for {_place(one)}: {_fix(one)}" for one in compiled if one.fix),
         ),
     ]
 
@@ -290,20 +314,20 @@ def _worth_compiling(compilations: Sequence[CompileCost]) -> list[CompileCost]:
     return sorted(compilations, key=lambda one: (one.kind == "compiled", -one.seconds))[:_COMPILATIONS]
 
 
-def _compile_table(compilations: Sequence[CompileCost]) -> _tables.Table:
+def _compile_table(compilations: Sequence[CompileCost], *, fixes: bool = True) -> _tables.Table:
     rows = tuple(
         (
             _place(one) if one.line else "",
-            one.kind,
+            _words.clip(one.kind, 20),
             _words.clip(one.function, 40),
             f"{one.count:,}",
             _words.seconds(one.seconds),
             _words.clip(one.cause, 110),
-            _fix(one),
+            *([_fix(one)] if fixes else []),
         )
         for one in compilations
     )
-    columns = ("line", "what", "function", "times", "time", "because", "fix")
+    columns = ("line", "what", "function", "times", "time", "because", *(["fix"] if fixes else []))
     return _tables.Table(columns, rows, frozenset({3, 4}))
 
 
@@ -311,7 +335,7 @@ def _fix(one: CompileCost) -> str:
     if one.fix is None:
         return ""
     found = "" if one.fix.works else "does not help: "
-    return f"{found}{_words.clip(one.fix.change, 90)} ({_words.clip(one.fix.effect, 200)})"
+    return f"{found}{_words.clip(one.fix.change, 90)} ({_words.clip(one.fix.effect, 240)})"
 
 
 def _bound(costs: CellCosts, one: OperatorCost) -> str:
@@ -371,7 +395,8 @@ def _table_html(section: _Section) -> str:
                 word = f'<span class="bar"><i style="left:0;width:{width:.1f}%"></i></span>{word}'
             elif at == code:
                 word = f"<code style='white-space:pre'>{word}</code>"
-            cells.append(f"<td{flush[at]}>{word}</td>")
+            wide = ' style="white-space:normal;min-width:18em"' if table.columns[at] in _SENTENCES else ""
+            cells.append(f"<td{flush[at]}{wide}>{word}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     more = f'<p class="m">… {section.left_out:,} more</p>' if section.left_out else ""
     return f'<div class="x"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>{more}'

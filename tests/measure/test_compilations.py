@@ -92,6 +92,27 @@ def test_a_change_that_does_not_help_is_said_not_to() -> None:
     assert "serves 1 of the 2 calls" in again.fix.effect
 
 
+def test_where_dynamo_gives_up_is_told() -> None:
+    def times(x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+    compiled = torch.compile(times, backend="eager", dynamic=False)
+
+    def cell() -> None:
+        with torch._dynamo.config.patch(recompile_limit=2):
+            for number in range(4):
+                compiled(torch.ones(3), number + 0.5)
+
+    costs = profiled(cell)
+    (gave_up,) = of_kind(costs, "gave up")
+    assert gave_up.cause.startswith("Dynamo recompile limit exceeded")
+    assert (gave_up.file, gave_up.in_cell) == (__file__, True)
+    (again,) = of_kind(costs, "compiled again")
+    assert again.cause == "factor is a number that was taken as a constant, and has changed"
+    assert again.fix is not None
+    assert again.fix.works
+
+
 def test_what_no_setting_changes_has_a_cause_and_no_fix() -> None:
     compiled = torch.compile(scaled, backend="eager")
 

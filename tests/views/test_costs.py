@@ -8,7 +8,15 @@ import math
 
 import pytest
 
-from deepseek_lab.base.costs import CellCosts, Limits, LineCost, ModuleCost, OperatorCost
+from deepseek_lab.base.costs import (
+    CellCosts,
+    CompileCost,
+    Limits,
+    LineCost,
+    ModuleCost,
+    OperatorCost,
+    TriedFix,
+)
 from deepseek_lab.views import costs_bundle, costs_html, costs_line, costs_text, costs_views
 
 CELL = "/tmp/ipykernel_1/2.py"
@@ -90,6 +98,9 @@ def test_names_are_data(word: str) -> None:
         lines=(LineCost(word, 1, word, False, 1.0, 1.0),),
         modules=(ModuleCost(word, word, 1, 0.1, 0.1, 1, 1),),
         operators=(OperatorCost(word, 1, 0.1, 1, 1, 1),),
+        compilations=(
+            CompileCost(word, word, word, 1, word, False, 1, 0.1, word, TriedFix(word, True, word)),
+        ),
         notes=(word,),
         error=word,
     )
@@ -100,6 +111,37 @@ def test_names_are_data(word: str) -> None:
         assert "<script" not in text
         assert "onload='x" not in text
     assert "\u202e" not in made["text/plain"]
+
+
+def test_compilations_have_causes_and_what_was_tried() -> None:
+    fix = TriedFix("torch.compile(..., dynamic=True)", True, "it serves 3 of the 3 calls")
+    useless = TriedFix(
+        "torch._dynamo.config.capture_scalar_outputs = True", False, "the graph breaks all the same"
+    )
+    costs = dataclasses.replace(
+        FULL,
+        compilations=(
+            CompileCost("compiled", "step", CELL, 1, "def step(x):", True, 1, 0.9),
+            CompileCost("compiled again", "step", CELL, 1, "def step(x):", True, 2, 0.5, "size of 'x'", fix),
+            CompileCost("graph break", "step", CELL, 4, "y.item()", True, 1, 0.1, "Tensor.item()", useless),
+        ),
+    )
+    assert "compiled again 2 times (500 ms)  1 graph break" in costs_line(costs)
+    lines = costs_text(costs).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("by torch.compile"))
+    assert [line.split()[:2] for line in lines[at + 2 : at + 5]] == [
+        ["1", "compiled"],
+        ["4", "graph"],
+        ["1", "compiled"],
+    ]
+    assert "fix for 1: torch.compile(..., dynamic=True) (it serves 3 of the 3 calls)" in lines[at + 5]
+    assert "fix for 4: does not help: torch._dynamo.config.capture_scalar_outputs = True" in lines[at + 6]
+    html = costs_html(costs)
+    assert "size of &#x27;x&#x27;" in html
+    assert "does not help: torch._dynamo" in html
+    table = costs_views(costs)["by torch.compile"]
+    assert table.columns["what"] == ["compiled", "compiled again", "graph break"]
+    assert table.columns["fix"][1].startswith("torch.compile(..., dynamic=True)")
 
 
 def test_nothing_measured_is_no_table() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deepseek_lab.measure.profiler.fixes import Fixes, Signature
 
 _STACK = re.compile(r"Line: (\d+), Name: (.*), Filename: (.*)")
+_FRAME = re.compile(r'File "(.*)", line (\d+), in ')
 _RESUMED = re.compile(r"torch_dynamo_resume_in_(.*)_at_(\d+)$")
 _COMPILER = "convert_frame.py"
 _MAX_STARTED = 256
@@ -123,6 +124,8 @@ class Compilations:
             of = forward.get(one.compile_id, one)  # a backward pass belongs to what it is of
             place, cause = _place_of(of), cause_in_words(of.recompile_reason or "")
             kind = "compiled again" if of.recompile_reason else "compiled"
+            if of.fail_type:
+                kind, cause = "gave up", in_words(of.fail_reason or of.fail_type)
             piece = pieces.setdefault((kind, place, cause), _Piece(of.co_name or ""))
             piece.count += one is of
             piece.seconds += (one.duration_us or 0) * 1e-6
@@ -187,6 +190,9 @@ def _cost(kind: str, piece: _Piece, place: Place, cell: str, cause: str, fix: Tr
 def _place_of(one: Any) -> Place:
     """Where a compiled function is; for one that is not the user's, the line of the user's that called it."""
     place = (one.co_filename or "", one.co_firstlineno or 0)
+    if not place[0]:  # nothing was compiled; the guard that failed knows where it is from
+        found = _FRAME.search(one.recompile_reason or "")
+        return (found[1], int(found[2])) if found else place
     if is_own(place[0]) or not one.stack_trace:
         return place
     stack = [found for line in one.stack_trace if (found := _STACK.match(line))]

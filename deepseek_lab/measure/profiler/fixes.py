@@ -133,8 +133,8 @@ def _serves_all(signatures: list[Signature], seconds: float) -> tuple[bool, str]
     took = time.perf_counter() - start
     served = sum(bool(guards.check(one.made())) for one in signatures)
     effect = (
-        f"one capture ({took:.2g} s, without its backend) serves {served} of the {len(signatures)} calls that were "
-        f"compiled apart, of which all but the first took {seconds:.2g} s"
+        f"captured once in {took:.2g} s, it serves {served} of the {len(signatures)} calls that were compiled apart; "
+        f"those after the first took {seconds:.2g} s"
     )
     return served > 1, effect
 
