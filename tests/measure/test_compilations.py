@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,7 +12,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 from deepseek_lab.base.costs import CellCosts, CompileCost
-from deepseek_lab.measure.profiler import Session, fixes
+from deepseek_lab.measure.profiler import Session, fixes, main_thread
 from deepseek_lab.measure.profiler.compilations import cause_in_words
 
 ran: list[str] = []
@@ -90,6 +91,19 @@ def test_a_change_that_does_not_help_is_said_not_to() -> None:
     assert again.fix is not None
     assert not again.fix.works
     assert "serves 1 of the 2 calls" in again.fix.effect
+
+
+def test_nothing_of_ours_is_compiled() -> None:
+    """Dynamo looks at whatever Python calls below a compiled function, and Python calls what traces its lines."""
+    recorder = Session(__file__, {})._recorder
+    assert recorder is not None
+    before = len(torch._dynamo.utils.get_compilation_metrics())
+    for one in (type(recorder)._line, type(recorder)._returned):
+        torch.compile(one, backend="eager")(recorder, sys._getframe(), "exception", None)
+    torch.compile(main_thread.called, backend="eager")(None)
+    assert len(torch._dynamo.utils.get_compilation_metrics()) == before
+    torch.compile(scaled, backend="eager")(torch.ones(3), 2)  # others are
+    assert len(torch._dynamo.utils.get_compilation_metrics()) == before + 1
 
 
 def test_where_dynamo_gives_up_is_told() -> None:

@@ -12,7 +12,8 @@ from types import FrameType
 _works: deque[Callable[[FrameType | None], None]] = deque()
 
 
-def _call(_: object) -> int:
+def called(_: object) -> int:
+    """What the interpreter calls."""
     try:
         if _works:
             _works.popleft()(sys._getframe(1))
@@ -23,7 +24,7 @@ def _call(_: object) -> int:
     return 0
 
 
-_entry = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_call)
+_entry = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(called)
 """Made once and never freed: the interpreter may still be about to call it, or be inside of it."""
 
 

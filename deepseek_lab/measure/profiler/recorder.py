@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch.autograd.profiler import profile
 
+from deepseek_lab.measure.profiler import main_thread
 from deepseek_lab.measure.profiler.frames import kind_of
 from deepseek_lab.measure.profiler.sampler import Place
 
@@ -119,6 +120,8 @@ class Recorder:
         closing: Callable[[FrameType], None] = lambda frame: None,
         closed: Callable[[], None] = lambda: None,
     ) -> None:
+        with contextlib.suppress(ImportError, AttributeError):  # a build without Dynamo
+            _uncompiled(Recorder._call, Recorder._line, Recorder._returned, main_thread.called)
         self._whole, self._opening, self._closing, self._closed = whole, opening, closing, closed
         self.windows: list[Any] = []
         """The profiler's results, one for each window."""
@@ -398,6 +401,15 @@ class Recorder:
             (name for name, value in list(self._namespace.items()) if value is root and name[:1] != "_"), ""
         )
         return named or type(root).__name__
+
+
+def _uncompiled(*functions: Callable[..., Any]) -> None:
+    """Have Dynamo leave these alone and what they call: it looks at whatever Python calls below a compiled function."""
+    from torch._C._dynamo import eval_frame
+
+    skip = eval_frame._FrameAction.SKIP
+    for function in functions:
+        eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
 
 
 def torch_profiles() -> bool:
