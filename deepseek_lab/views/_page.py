@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from deepseek_lab.base.events import GraphBreak, GraphNode
 from deepseek_lab.base.version import __version__
@@ -99,15 +99,24 @@ def _graph(
     return packer
 
 
+class About(TypedDict, total=False):
+    """What is shown on a graph."""
+
+    overlays: Sequence[Overlay]
+    """What was measured of the captured operations."""
+    plan_overlays: Sequence[Overlay]
+    """What was measured of those that run."""
+    breaks: Sequence[GraphBreak]
+    """Where capture stopped and Python went on by itself."""
+
+
 def graph_content(
     nodes: Sequence[GraphNode],
     title: str,
     plan_nodes: Sequence[GraphNode] = (),
     *,
-    overlays: Sequence[Overlay] = (),
-    plan_overlays: Sequence[Overlay] = (),
-    breaks: Sequence[GraphBreak] = (),
     beside: bool = True,
+    **about: Unpack[About],
 ) -> dict[str, str]:
     """A graph to explore, as data.
 
@@ -115,18 +124,17 @@ def graph_content(
         nodes: The captured graph.
         title: What it is called.
         plan_nodes: The graph as it runs; what became of each node is marked then.
-        overlays: What was measured of the captured operations.
-        plan_overlays: What was measured of those that run.
-        breaks: Where capture stopped and Python went on by itself.
         beside: Whether the graph as it runs can be seen too, beside the captured one.
+        about: See :class:`About`.
     """
+    overlays, breaks = about.get("overlays", ()), about.get("breaks", ())
     if not plan_nodes:
         return content("graph", title, packed_graph(nodes, {}, overlays, breaks=breaks))
     diff = _diff.compare(nodes, plan_nodes)
     packer = _graph(nodes, diff.before, overlays, breaks)
     if beside:
         packer.integers("becomes", _after.becomes(nodes, plan_nodes, diff))
-        packer.meta["after"] = _after.packed(nodes, plan_nodes, diff, plan_overlays)
+        packer.meta["after"] = _after.packed(nodes, plan_nodes, diff, about.get("plan_overlays", ()))
     return content("graph", title, packer.base64())
 
 
@@ -135,25 +143,15 @@ def graph_frame(
     title: str,
     plan_nodes: Sequence[GraphNode] = (),
     *,
-    overlays: Sequence[Overlay] = (),
-    plan_overlays: Sequence[Overlay] = (),
-    breaks: Sequence[GraphBreak] = (),
     max_bytes: int | None = None,
+    **about: Unpack[About],
 ) -> str:
     """A graph to explore, as HTML; empty where the front end was not built, or it would take more than ``max_bytes``.
 
     Where both graphs do not fit, the captured one is shown alone, with its marks.
     """
     for beside in (True, False):
-        made = graph_content(
-            nodes,
-            title,
-            plan_nodes,
-            overlays=overlays,
-            plan_overlays=plan_overlays,
-            breaks=breaks,
-            beside=beside,
-        )
+        made = graph_content(nodes, title, plan_nodes, beside=beside, **about)
         shown = frame(**made) or ""
         if max_bytes is None or len(shown) <= max_bytes:
             return shown
