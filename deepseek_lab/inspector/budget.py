@@ -7,7 +7,9 @@ import time
 SHARE = 0.02
 """Of the loop's time. Looking also has costs that do not show in its own time (caches, hooks), hence less than the
 5 % that are promised."""
-ALLOWANCE_S = 0.03
+FIRST = 3
+"""Samples that are taken in any case: fewer say nothing."""
+ALLOWANCE_S = 0.02
 """What the first samples may cost on top, so that a short loop has some."""
 
 
@@ -26,8 +28,8 @@ class Budget:
         self._last_s = 0.0
 
     def allows(self) -> bool:
-        """Whether one more sample fits; the first one always does."""
-        if not self.num_samples:
+        """Whether one more sample fits; the first ones always do."""
+        if self.num_samples < FIRST:
             return True
         cost = self.spent_s / self.num_samples
         passed = time.perf_counter() - self.start_s

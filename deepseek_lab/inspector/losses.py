@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deepseek_lab.inspector.sites import Site, own_site
+from deepseek_lab.measure.profiler.frames import is_own
 
 _CLASSES = ("cross_entropy", "nll_loss")
 _NN: Any = torch._C._nn
@@ -99,7 +100,8 @@ class LossCalls:
             frame = sys._getframe(1)
             if frame.f_code.co_name == "backward" and frame.f_back is not None:
                 frame = frame.f_back  # Tensor.backward
-            listener.differentiates(tensors, (frame.f_code.co_filename, frame.f_lineno))
+            site = (frame.f_code.co_filename, frame.f_lineno)
+            listener.differentiates(tensors, site if is_own(site[0]) else own_site(1))
             result = original(tensors, *args, **kwargs)
             listener.differentiated()
             return result

@@ -18,7 +18,7 @@ NO_GRADIENT_LOOKS = 3
 
 Key = tuple[str, str]
 _OF_MODEL = frozenset({"vanishing gradient", "exploding gradient"})
-"""Kinds that are about the model: the module named is the one that shows it most, and may be another in the next step."""
+"""Kinds that are about the model: the module named is the one that shows it most, the next time perhaps another."""
 
 
 def key_of(finding: Finding) -> Key:
@@ -333,11 +333,15 @@ class _Look:
             return
         middle = statistics.median(ratio for _, ratio, _ in ratios.values())
         beyond = [path for path, (_, ratio, _) in ratios.items() if ratio > at.LARGE_UPDATE]
+        self.model.num_updates += 1
         if 2 * len(beyond) > len(ratios):
             self.model.large_updates.append((self.step, middle, tuple(beyond)))
+        small = [path for path, (_, ratio, _) in ratios.items() if ratio < at.SMALL_UPDATE]
+        if 2 * len(small) > len(ratios) and not self._is_cut():
+            self.model.small_updates.append((self.step, middle, tuple(small)))
         falling = [loss.is_falling for loss in self.losses]
         if falling and all(one is False for one in falling):
-            yield from self._all_updates(ratios, middle)
+            yield from self._all_updates()
         if middle > 1e-7:
             for seen, ratio, sample in ratios.values():
                 if (
@@ -360,19 +364,19 @@ class _Look:
         layers = self._with_gradient()
         return bool(layers) and (sample.weight_gradient or 0.0) < at.VANISHED * layers[-1][1]
 
-    def _all_updates(
-        self, ratios: dict[str, tuple[ModuleSeen, float, Sample]], middle: float
-    ) -> Iterator[Hit]:
-        """Steps that are too large or too small for most layers. Large ones count although they were a while ago: the
-        weights that they made are so large that later ones are small beside them.
+    def _all_updates(self) -> Iterator[Hit]:
+        """Steps that are too large or too small for most layers.
+
+        Large ones count although they were a while ago: the weights that they made are so large that later ones are
+        small beside them. Small ones are most of all, or it is a warm-up.
         """
-        large = self.model.large_updates
-        small = [path for path, (_, ratio, _) in ratios.items() if ratio < at.SMALL_UPDATE]
-        if len(large) >= at.PERSISTS:
-            since, ratio, beyond = large[0][0], statistics.median(one[1] for one in large), large[-1][2]
-            yield Hit(self._updates_are("large", since, ratio, beyond), persists=1)
-        elif 2 * len(small) > len(ratios) and not self._is_cut():
-            yield Hit(self._updates_are("small", self.step, middle, tuple(small)))
+        large, small = self.model.large_updates, self.model.small_updates
+        few = 2 * len(small) <= self.model.num_updates
+        for words, found in (("large", large), ("small", [] if few else small)):
+            if len(found) >= at.PERSISTS:
+                ratio = statistics.median(one[1] for one in found)
+                yield Hit(self._updates_are(words, found[0][0], ratio, found[-1][2]), persists=1)
+                return
 
     def _updates_are(self, words: str, since: int, ratio: float, beyond: Sequence[str]) -> Finding:
         factor = 10.0 ** round(math.log10(1e-3 / ratio)) if ratio > 0 else None

@@ -140,6 +140,9 @@ class ModelSeen:
         self.inputs: deque[InputSeen] = deque(maxlen=MAX_SAMPLES)
         self.large_updates: deque[tuple[int, float, tuple[str, ...]]] = deque(maxlen=MAX_SAMPLES)
         """Sampled steps whose update was large for most layers: step, size in the median layer, layers."""
+        self.small_updates: deque[tuple[int, float, tuple[str, ...]]] = deque(maxlen=MAX_SAMPLES)
+        self.num_updates = 0
+        """Sampled steps whose updates were measured."""
         self._num_ordered = 0
         self.refresh()
 
@@ -220,10 +223,13 @@ class LossSeen:
 
     @property
     def is_falling(self) -> bool | None:
-        """Whether it fell by a hundredth at least, also below the very first value, which no update has spoiled yet;
-        None where it is too early to say.
+        """Whether it fell by a hundredth at least and by more than its noise, also below the very first value, which
+        no update has spoiled yet; None where it is too early to say.
         """
         found = self.ends()
         if found is None or not all(map(math.isfinite, found)):
             return None if found is None else False
-        return all(found[1] < one - 0.01 * abs(one) for one in (found[0], self.first[0]))
+        width = min(self.WINDOW, self.count // 3)
+        last = list(self.recent)[-width:]
+        noise = 2.5 * statistics.pstdev(last) / width**0.5  # of a median, at 95 %
+        return all(found[1] < one - max(0.01 * abs(one), noise) for one in (found[0], self.first[0]))

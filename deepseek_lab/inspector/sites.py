@@ -31,13 +31,19 @@ _OPERATORS = {"div": ast.Div, "pow": ast.Pow, "mul": ast.Mult, "sub": ast.Sub}
 
 
 def line_that_calls(name: str, site: Site) -> int:
-    """The line of a file that calls something of this name, where one line only does; else ``site``'s."""
+    """The line of the same function or cell that calls something of this name, if only one does; else ``site``'s."""
     try:
         tree = ast.parse("".join(linecache.getlines(site[0])))
     except (SyntaxError, ValueError):
         return site[1]
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.lineno <= site[1] <= (node.end_lineno or node.lineno)
+    ]
     found = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(max(around, key=lambda one: one.lineno) if around else tree):
         if not isinstance(node, ast.expr):
             continue
         called = node.func if isinstance(node, ast.Call) else None

@@ -56,7 +56,7 @@ def functional(value: Tensor, known: Container[Any]) -> Iterator[tuple[str, Tens
         seen.add(node)
         kind = _KINDS.get(node.name(), "")
         if kind:
-            result = value if node is value.grad_fn else getattr(node, "_saved_result", None)
+            result: Any = value if node is value.grad_fn else getattr(node, "_saved_result", None)
             if readable(result):
                 yield kind, result
         left.extend(following for following, _ in node.next_functions)

@@ -30,7 +30,7 @@ MIN_SEEN = 256
 TANH_END, SIGMOID_END, SOFTMAX_END = 0.99, 0.01, 0.999
 """Derivatives of 0.02 and less: Glorot, figure 2 and 3, shows layers there that stop to learn."""
 SATURATED, SATURATED_ROWS = 0.5, 0.9
-"""Share of a layer's values, as many as of dead units, and of a softmax's rows: attention may well be sure of itself."""
+"""Share of a layer's values, as many as of dead units, and of a softmax's rows: attention may be sure of itself."""
 
 LARGE_UPDATE, SMALL_UPDATE = 1e-1, 1e-5
 """CS231n: about 1e-3 is right. These are two orders of magnitude away, and the loss must not be falling either."""

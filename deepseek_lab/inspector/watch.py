@@ -529,7 +529,7 @@ class Watch:
         self._blamed.add(id(model))
         culprit, why = self._rerun(model, backward=True)
         self._add(
-            self._made_by(model, culprit, why, "gradients are not finite, the loss is", self._last_site)
+            self._made_by(model, culprit, why, "the loss is finite, a gradient is not", self._last_site)
         )
 
     # -- steps of optimisers ------------------------------------------------------------------------------
@@ -767,7 +767,7 @@ def _probes(model: ModelSeen) -> list[weakref.ref[Tensor]]:
 def _norms(gradients: list[Tensor]) -> list[float]:
     if len(gradients) == 1:
         return [gradients[0].sum().item()]
-    return torch.stack([one.float() for one in torch._foreach_norm(gradients)]).tolist()  # type: ignore[no-any-return]
+    return torch.stack([one.float() for one in torch._foreach_norm(gradients)]).tolist()
 
 
 def _record(model: ModelSeen, seen: ModuleSeen) -> ModuleRecord:

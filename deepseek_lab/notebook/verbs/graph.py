@@ -127,7 +127,10 @@ def _pictures(
     room = _FRAMES_BYTES if view != "static" else 0
     for record in records:
         profile = profiles.get(record.graph)
-        overlays = views.profile_overlays(profile) if profile is not None else ()
+        overlays = (
+            *(views.profile_overlays(profile) if profile is not None else ()),
+            *_seen_overlays(record),
+        )
         frame = _frame(record, overlays, report.breaks_of(record.target), room) if room else ""
         if frame:
             room -= len(frame)
@@ -136,6 +139,15 @@ def _pictures(
             )
         else:
             yield _picture(record)
+
+
+def _seen_overlays(record: GraphRecord) -> tuple[Overlay, ...]:
+    """What the last ``inspect`` saw of this graph's modules while they were trained, if it saw any."""
+    from deepseek_lab import views
+    from deepseek_lab.notebook.verbs.inspect import last_inspection
+
+    seen = last_inspection()
+    return views.inspection_overlays(record.nodes, seen, record.target) if seen is not None else ()
 
 
 def _frame(record: GraphRecord, overlays: Sequence[Overlay], breaks: Sequence[GraphBreak], room: int) -> str:
