@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -309,6 +311,31 @@ def test_a_long_cell_is_recorded_in_windows(monkeypatch: pytest.MonkeyPatch) -> 
     assert line_of(costs, "# called").self_s + line_of(costs, "x = self.narrow").self_s > 0.8 * costs.wall_s
     assert costs.overhead_s > 0
     assert sys.gettrace() is None
+
+
+def test_a_window_that_opens_in_the_middle_of_a_line_gives_it_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Calls into code of others, in which no line of the user's begins while the window is open."""
+    monkeypatch.setattr(recorder, "MIN_S", 0.001)
+    monkeypatch.setattr(recorder, "COST", 10.0)
+    model, x = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3))), torch.randn(4, 64)
+
+    def outer() -> None:
+        deque(map(model, repeat(x, 3000)), maxlen=0)  # all in one
+
+    def cell() -> None:
+        torch.ones(3)
+        torch.ones(3)
+        time.sleep(0.01)
+        outer()  # called
+
+    costs = profiled(cell, {"model": model})
+    one, calling = line_of(costs, "# all in one"), line_of(costs, "# called")
+    assert costs.recorded_s > 0.3 * costs.wall_s
+    assert costs.attributed >= 0.95
+    assert one.self_s > 0.8 * costs.wall_s
+    assert one.total_s <= calling.total_s * 1.02 <= costs.wall_s * 1.05
 
 
 def test_windows_hold_whole_rounds_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:

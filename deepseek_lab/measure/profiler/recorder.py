@@ -181,8 +181,11 @@ class Recorder:
             return None
         return self.open if self.overhead_s * (1.0 + COLLECTING) < COST * (now - start) else None
 
-    def open(self) -> None:
-        """Open a window from here on. Called in the thread that is recorded."""
+    def open(self, beginning: FrameType | None = None) -> None:
+        """Open a window from here on. Called in the thread that is recorded.
+
+        The lines that are under way get the time from now on; ``beginning`` is a frame whose line begins just now.
+        """
         if self.is_open or self.reason or threading.get_ident() != self._thread_id:
             return
         if sys.gettrace() is not None:
@@ -207,10 +210,16 @@ class Recorder:
             self.overhead_s += self._opened_at - begun
         self._marks = 0
         self._seen = {}
+        own = []
         while frame is not None:
             if kind_of(frame.f_code) == "own":
                 frame.f_trace = self._line
+                own.append(frame)
             frame = frame.f_back
+        if self.windows:
+            for one in reversed(own):
+                if one is not beginning:
+                    self._enter(one, self._place(one))
         sys.settrace(self._call)
 
     def close(self) -> None:
@@ -298,7 +307,7 @@ class Recorder:
         lines.add(name)
         if again and self._due and not self._in_module:
             if self._whole:
-                self._renew()
+                self._renew(frame)
             else:
                 self.close()
         self._enter(frame, name)
@@ -310,7 +319,7 @@ class Recorder:
             return self._marks >= self._max_marks
         return time.perf_counter() - self._opened_at > self._min_s
 
-    def _renew(self) -> None:
+    def _renew(self, frame: FrameType) -> None:
         """Close a window of a whole recording; open the next one if there is room."""
         marks = self._marks
         self.close()
@@ -318,7 +327,7 @@ class Recorder:
         self._room -= num_events
         self._max_marks = min(4 * marks, int(self._room * marks / max(num_events, 1)))
         if self._max_marks >= FIRST_MARKS // 4:
-            self.open()
+            self.open(beginning=frame)
 
     @property
     def _in_module(self) -> bool:
