@@ -14,7 +14,7 @@ from deepseek_lab.notebook.grammar import VERBS, Flag, Form, Value, Verb
 
 PREFIXES: dict[Form, str] = {"cell": "%%deepseek", "line": "%deepseek", "script": "python -m deepseek_lab"}
 _VALUE = re.compile(r"\s*(\"[^\"]*\"|'[^']*'|\S+)")
-_SECOND = re.compile(r"(?P<word>[^\W\d]\w*)(?:\s*$|\s+(?P<next>[^\W\d]\w*|--\w))")
+_SECOND = re.compile(r"(?P<word>[^\W\d]\w*)(?:\s*$|\s+[\"']?(?P<next>[^\W\d]\w*|--\w))")
 _CELLS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 

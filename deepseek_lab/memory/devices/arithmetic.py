@@ -8,11 +8,13 @@ the next unit has its own. :mod:`~deepseek_lab.memory.devices.simulate` checks i
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Protocol
 
 from deepseek_lab.base.devices import Holding
-from deepseek_lab.memory.devices.anatomy import Anatomy
+from deepseek_lab.memory.devices.anatomy import Anatomy, Block
 from deepseek_lab.memory.devices.footprint import Ends, Step
 from deepseek_lab.memory.devices.way import Recompute, Way
 
@@ -55,9 +57,7 @@ def moments(anatomy: Anatomy, measured: Measured, way: Way, num_devices: int) ->
     own = 2 if way.bf16_parameters else 4
     reduced = reduce_bytes(way)
     ends = measured.ends(way.chunk)
-    sizes = [block.num_parameters for block in anatomy.blocks]
-    ways = way.recompute(len(sizes))
-    steps = [measured.step(how, block.kind) for how, block in zip(ways, anatomy.blocks, strict=True)]
+    runs = list(_runs(anatomy, measured, way))
     total, rest = anatomy.num_parameters, anatomy.num_rest
     on_host = way.offload
     parameters = 0 if on_host else own * total // n
@@ -78,34 +78,37 @@ def moments(anatomy: Anatomy, measured: Measured, way: Way, num_devices: int) ->
     previous = rest
     yield holding("gathering the rest", 0, 2 * root + cast * rest / n, 0, 0)
     yield holding("the start", 0, 2 * root, 0, ends.start_peak)
-    for size, step in zip(sizes, steps, strict=True):
-        yield holding("gathering a block", 0, root + COMPUTE * (previous + size) + cast * size / n, saved, 0)
-        yield holding("forward pass", 0, root + 2 * COMPUTE * size, saved, step.forward_peak)
-        saved += step.saved
+    for run in runs:
+        size, step = run.block.num_parameters, run.step
+        for at in sorted({0, min(1, run.count - 1), run.count - 1}):
+            before = saved + at * step.saved
+            gathered = root + COMPUTE * ((size if at else previous) + size)
+            yield holding("gathering a block", 0, gathered + cast * size / n, before, 0)
+            yield holding("forward pass", 0, root + 2 * COMPUTE * size, before, step.forward_peak)
+        saved += run.count * step.saved
         previous = size
-    last = sizes[-1]
-    yield holding("the loss", 0, root + COMPUTE * last + cast * last / n, saved, ends.end_peak)
-    extra = float(ends.end_saved)
-    gradients, waiting = 0.0, 0.0
-    for at in range(len(sizes) - 1, -1, -1):
-        size, step = sizes[at], steps[at]
-        ahead = sizes[at - 1] if at else 0
-        gathered = root + COMPUTE * (size + ahead) + reduced * waiting
-        yield holding("gathering ahead", gradients, gathered + cast * ahead / n, saved + extra, 0)
-        yield holding("backward pass", gradients, gathered, saved + extra, step.backward_peak)
-        saved -= step.saved
-        shard = reduced * size / n
-        yield holding(
-            "reducing gradients",
-            gradients,
-            root
-            + COMPUTE * (size + ahead)
-            + reduced * size
-            + (0 if not way.step_in_backward else shard - COMPUTE * size),
-            saved + extra,
-            0 if not way.step_in_backward else _slab(way, anatomy.blocks[at].largest, n),
-        )
-        gradients += 0 if way.step_in_backward else own * size / n
+    yield holding("the loss", 0, root + COMPUTE * previous + cast * previous / n, saved, ends.end_peak)
+    saved += ends.end_saved
+    gradients, waiting = 0.0, 0
+    for place in range(len(runs) - 1, -1, -1):
+        run = runs[place]
+        size, step = run.block.num_parameters, run.step
+        first = runs[place - 1].block.num_parameters if place else 0
+        kept = 0 if way.step_in_backward else own * size / n
+        for at in sorted({0, min(1, run.count - 1), max(0, run.count - 2), run.count - 1}):
+            ahead = size if at < run.count - 1 else first
+            units = root + COMPUTE * (size + ahead)
+            before, summed = saved - at * step.saved, gradients + at * kept
+            gathered = units + reduced * (size if at else waiting)
+            yield holding("gathering ahead", summed, gathered + cast * ahead / n, before, 0)
+            yield holding("backward pass", summed, gathered, before, step.backward_peak)
+            stepped = (reduced / n - COMPUTE) * size if way.step_in_backward else 0
+            slab = _slab(way, run.block.largest, n) if way.step_in_backward else 0
+            yield holding(
+                "reducing gradients", summed, units + reduced * size + stepped, before - step.saved, slab
+            )
+        saved -= run.count * step.saved
+        gradients += run.count * kept
         waiting = size
     yield holding("the start again", gradients, root + reduced * waiting, 0, ends.start_backward_peak)
     shard = reduced * rest / n
@@ -114,8 +117,26 @@ def moments(anatomy: Anatomy, measured: Measured, way: Way, num_devices: int) ->
         "stepping the rest", gradients, reduced * rest + shard, 0, _slab(way, anatomy.largest_of_rest, n)
     )
     gradients += 0 if way.step_in_backward else own * rest / n
-    largest = max(anatomy.largest_of_rest, *(block.largest for block in anatomy.blocks))
+    largest = max(anatomy.largest_of_rest, *(run.block.largest for run in runs))
     yield holding("optimizer step", gradients, 0, 0, _slab(way, largest, n))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Equal blocks in a row, whose worst is near one of its ends: all that changes in between grows evenly."""
+
+    block: Block
+    step: Step
+    count: int
+
+
+def _runs(anatomy: Anatomy, measured: Measured, way: Way) -> Iterator[_Run]:
+    ways = zip(anatomy.blocks, way.recompute(len(anatomy.blocks)), strict=True)
+    for (_, _, how), same in itertools.groupby(
+        ways, lambda one: (one[0].kind, one[0].num_parameters, one[1])
+    ):
+        blocks = [block for block, _ in same]
+        yield _Run(blocks[0], measured.step(how, blocks[0].kind), len(blocks))
 
 
 def _slab(way: Way, size: int, n: int) -> int:

@@ -22,6 +22,8 @@ RESERVED = 0.05
 """Part of each device that a plan leaves to the driver, to communication libraries and to fragmentation."""
 CHUNK = 1024
 """Tokens of the loss at once."""
+MAX_DEPTH = 4096
+"""No deeper model is tried."""
 MAX_EXACT_SLOWDOWN = 1.5
 """Up to here what changes no arithmetic is preferred to 8-bit moments and bfloat16 parameters."""
 
@@ -99,8 +101,8 @@ class Planner:
         return choice.holding.peak <= usable(self.machine) and choice.host_bytes <= self.allowed.host_bytes
 
     def cheapest(self, allowed: Allowed | None = None, machine: Machine | None = None) -> Choice | None:
-        """Plain FSDP2 where it fits, else the way with the least estimated time that does; what changes no arithmetic comes first where it costs at
-        most :data:`MAX_EXACT_SLOWDOWN`. None where nothing fits.
+        """Plain FSDP2 where it fits, else the way with the least estimated time that does. What changes no arithmetic
+        comes first where it costs at most :data:`MAX_EXACT_SLOWDOWN`. None where nothing fits.
         """
         allowed, machine = allowed or self.allowed, machine or self.machine
         plain = _choice(self.seen, self.measured, PLAIN, machine)
@@ -203,8 +205,8 @@ class Growth:
     def largest(
         self, way: Callable[[int], Way], host: int = 0, depth: int = 0
     ) -> tuple[Size, Anatomy] | None:
-        """In the usual proportion as far as it goes, then deeper at that width; ``way`` is asked by depth, and what is
-        as deep as ``depth`` is known to fit.
+        """In the usual proportion as far as it goes, then deeper at that width; ``way`` is asked by depth, ``depth`` is
+        where to look first.
         """
         limit = usable(self.machine)
 
@@ -220,15 +222,17 @@ class Growth:
         return size, self.peak(size, way(size.depth))[1]
 
 
-def _most(good: Callable[[int], bool], low: int = 0) -> int:
-    """The largest number that is good, all below it being so too; ``low`` where none above is."""
-    high = low + max(1, low // 6) if low else 2
-    while good(high) and high < 1 << 16:
-        low, high = high, high + max(1, high // 6 if low > 16 else high)
+def _most(good: Callable[[int], bool], guess: int = 0) -> int:
+    """The largest number that is good, all below it being so too; 0 where none is. ``guess`` is where to look first."""
+    low, high = 0, max(guess, 1)
+    while high < MAX_DEPTH and good(high):
+        low, high = high, min(MAX_DEPTH, high + max(1, high // 6 if 16 < high < 256 else high))
     while high - low > 1:
-        middle = (low + high) // 2
+        middle = (
+            max((low + high) // 2, high - max(1, high // 12)) if low == 0 and high > 16 else (low + high) // 2
+        )
         if good(middle):
             low = middle
         else:
             high = middle
-    return low if low else (1 if good(1) else 0)
+    return low

@@ -20,6 +20,7 @@ from deepseek_lab.memory.devices.inputs import find_inputs
 from deepseek_lab.memory.devices.machine import UNKNOWN, Device, Machine, parse_bytes
 from deepseek_lab.memory.devices.planner import (
     CHUNK,
+    MAX_DEPTH,
     RESERVED,
     Allowed,
     Choice,
@@ -81,7 +82,7 @@ def plan_devices(
     planner = Planner(model, inputs, machine, allowed)
     plain, chosen = planner.choice(PLAIN), planner.cheapest()
     smallest = planner.smallest()
-    count = len(planner.seen.blocks)
+    count, family = len(planner.seen.blocks), Family(model)
     words = _words(inputs)
     told = DevicePlan(
         model=name,
@@ -97,9 +98,9 @@ def plan_devices(
         plain=_outcome(plain, planner, count),
         chosen=_outcome(chosen, planner, count) if chosen else None,
         smallest=_outcome(smallest, planner, count),
-        largest=_ladder(Family(model), inputs, machine, allowed),
+        largest=_ladder(family, inputs, machine, allowed),
         remedies=() if chosen else tuple(_remedies(planner, batch, sequence, example)),
-        assumptions=tuple(_assumptions(inputs, machine)),
+        assumptions=tuple(_assumptions(inputs, machine, family.by_depth_alone)),
     )
     if chosen is None:
         return told
@@ -149,7 +150,7 @@ def _ladder(family: Family, inputs: Inputs, machine: Machine, allowed: Allowed) 
             return Way(num_full=depth if taken.get("full") else 0, **rest)
 
         known = max((one.num_blocks for one in found if one.width), default=0)
-        most = growth.largest(way, allowed.host_bytes, known - known // 16)
+        most = growth.largest(way, allowed.host_bytes, known)
         if most is None:
             continue
         size, seen = most
@@ -211,7 +212,7 @@ def _remedies(planner: Planner, batch: int | None, sequence: int | None, example
     return found
 
 
-def _assumptions(inputs: Inputs, machine: Machine) -> list[str]:
+def _assumptions(inputs: Inputs, machine: Machine, by_depth_alone: bool) -> list[str]:
     loss = {
         "next-token": "cross-entropy of the next token",
         "classes": "cross-entropy of one class a sample",
@@ -230,6 +231,10 @@ def _assumptions(inputs: Inputs, machine: Machine) -> list[str]:
         f"time is estimated, nothing ran: {ASSUMED}; rates of {rates}",
         "the optimizer step inside the backward pass allows neither clipping by the global norm nor accumulation",
     ]
+    if by_depth_alone:
+        made.append(
+            f"larger models are deeper, not wider, and {MAX_DEPTH:,} blocks are the most that is tried"
+        )
     if machine.is_mixed:
         made.append("shards are equal, so the smallest device sets the limit for all")
     return made

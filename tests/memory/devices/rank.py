@@ -1,6 +1,6 @@
 """One process of plans: ``rank.py RANK RANKS FOLDER NAME ...``. For each name it trains three steps with the plan
-``NAME.py`` of the folder and writes its losses and the most bytes that PyTorch's tracker saw to ``NAME-RANK.json``. A name
-that ends in ``exact`` computes in float32.
+``NAME.py`` of the folder and writes its losses and the most bytes that PyTorch's tracker saw to
+``NAME-RANK.json``. A name that ends in ``exact`` computes in float32.
 """
 
 from __future__ import annotations

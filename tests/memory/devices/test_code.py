@@ -34,10 +34,8 @@ WAYS = {
 RANK = Path(__file__).with_name("rank.py")
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What each of two processes found, by plan."""
-    folder = tmp_path_factory.mktemp("plans")
+def train_on_two_ranks(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each of two processes finds, by plan."""
     model = gpt(DEPTH, WIDTH)
     inputs = find_inputs(model, batch=BATCH // 2, sequence=TOKENS)
     for name, way in WAYS.items():
@@ -59,8 +57,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
     }
 
 
-@pytest.fixture(scope="module")
-def alone() -> list[float]:
+def train_alone() -> list[float]:
     """Losses of one process, float32, PyTorch's own AdamW, nothing of ours but the loss's definition."""
     torch.manual_seed(0)
     model = gpt(DEPTH, WIDTH, device="cpu").train()
@@ -76,8 +73,26 @@ def alone() -> list[float]:
     return losses
 
 
-def _mean(found: list[dict[str, Any]]) -> list[float]:
+def mean(found: list[dict[str, Any]]) -> list[float]:
+    """Losses of the whole batch."""
     return [sum(losses) / 2 for losses in zip(*(one["losses"] for one in found), strict=True)]
+
+
+def planned(way: Way) -> int:
+    """The most bytes that a rank should hold."""
+    model = gpt(DEPTH, WIDTH)
+    inputs = find_inputs(model, batch=BATCH // 2, sequence=TOKENS)
+    return worst(anatomy(model), Measurements(model, inputs), way, 2).peak
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    return train_on_two_ranks(tmp_path_factory.mktemp("plans"))
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[float]:
+    return train_alone()
 
 
 @pytest.mark.parametrize("name", ["most_exact", "offload_exact"])
@@ -85,16 +100,14 @@ def test_two_ranks_train_as_one_process_does(
     name: str, outcomes: dict[str, list[dict[str, Any]]], alone: list[float]
 ) -> None:
     """In float32 and with exact moments: the same losses to rounding."""
-    assert _mean(outcomes[name]) == pytest.approx(alone, rel=1e-5)
+    assert mean(outcomes[name]) == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["plain", "full", "bf16"])
 def test_as_planned(name: str, outcomes: dict[str, list[dict[str, Any]]], alone: list[float]) -> None:
     """In bfloat16, as it is meant: losses within its rounding, and each rank's peak as predicted."""
-    assert _mean(outcomes[name]) == pytest.approx(alone, rel=5e-3)
-    model = gpt(DEPTH, WIDTH)
-    inputs = find_inputs(model, batch=BATCH // 2, sequence=TOKENS)
-    predicted = worst(anatomy(model), Measurements(model, inputs), WAYS[name], 2).peak
+    assert mean(outcomes[name]) == pytest.approx(alone, rel=5e-3)
+    predicted = planned(WAYS[name])
     for one in outcomes[name]:
         assert one["peak"] == pytest.approx(predicted, rel=0.08)
 

@@ -15,9 +15,9 @@ from deepseek_lab.memory.devices import DEVICES, Machine, plan_devices
 from deepseek_lab.memory.devices.anatomy import anatomy, block_paths
 from deepseek_lab.memory.devices.grow import Family, Size
 from deepseek_lab.memory.devices.inputs import find_inputs
-from deepseek_lab.memory.devices.planner import RESERVED
+from deepseek_lab.memory.devices.planner import RESERVED, Allowed, Planner, usable
 from deepseek_lab.memory.devices.simulate import pretended, simulate
-from deepseek_lab.memory.devices.way import Way
+from deepseek_lab.memory.devices.way import PLAIN, Way
 from tests.memory.devices.models import Mixer, gpt, llama
 
 BEST = Way(chunk=1024, eight_bit=True, step_in_backward=True, bf16_parameters=True)
@@ -126,9 +126,7 @@ def test_the_largest_models_fit_and_one_more_block_does_not() -> None:
         (plain, lambda depth: Way()),
         (
             best,
-            lambda depth: Way(
-                num_full=depth, chunk=1024, eight_bit=True, step_in_backward=True, bf16_parameters=True
-            ),
+            lambda depth: dataclasses.replace(BEST, num_full=depth),
         ),
     ):
         with pretended(4) as mesh:
@@ -151,19 +149,21 @@ def test_plain_is_kept_where_it_fits() -> None:
 def test_the_cheapest_that_fits_is_chosen() -> None:
     """With less and less room, ways that cost more and more; what changes the arithmetic comes last."""
     model = gpt(8, 512, places=512)
-    peak = plan_devices(model, "4x80GB", batch=8).plain.holding.peak / (1 - RESERVED)
+    inputs = find_inputs(model, batch=8)
+    planner = Planner(model, inputs, Machine.parse("4x80GB"), Allowed())
+    peak = planner.choice(PLAIN).holding.peak / (1 - RESERVED)
     seen = []
     for share in (1.01, 0.8, 0.6, 0.4, 0.3):
-        plan = plan_devices(model, f"4x{peak * share / 1e6:.0f}MB", batch=8)
-        assert plan.chosen is not None
-        assert plan.chosen.fits
-        assert plan.chosen.holding.peak <= plan.limit_bytes
-        seen.append(plan.chosen)
-    assert seen[0].words == "plain FSDP2"
-    assert "8-bit" not in seen[1].words
+        machine = Machine.parse(f"4x{peak * share / 1e6:.0f}MB")
+        choice = planner.cheapest(machine=machine)
+        assert choice is not None
+        assert choice.holding.peak <= usable(machine)
+        seen.append(choice)
+    assert seen[0].way == PLAIN
+    assert not seen[1].way.eight_bit
     slow = [one.slowdown for one in seen[1:]]
     assert slow == sorted(slow)
-    assert len({one.words for one in seen}) >= 4
+    assert len({one.way for one in seen}) >= 4
 
 
 def test_where_nothing_fits_it_says_by_how_much_and_each_remedy_works() -> None:
