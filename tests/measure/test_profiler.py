@@ -317,7 +317,7 @@ def test_a_window_that_opens_in_the_middle_of_a_line_gives_it_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Calls into code of others, in which no line of the user's begins while the window is open."""
-    monkeypatch.setattr(recorder, "MIN_S", 0.001)
+    monkeypatch.setattr(recorder, "MAX_MARKS", 400)
     monkeypatch.setattr(recorder, "COST", 10.0)
     model, x = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3))), torch.randn(4, 64)
 
@@ -325,14 +325,11 @@ def test_a_window_that_opens_in_the_middle_of_a_line_gives_it_its_time(
         deque(map(model, repeat(x, 3000)), maxlen=0)  # all in one
 
     def cell() -> None:
-        torch.ones(3)
-        torch.ones(3)
-        time.sleep(0.01)
         outer()  # called
 
-    costs = profiled(cell, {"model": model})
+    costs = profiled(cell, {"model": model})  # the first window ends before the line does
     one, calling = line_of(costs, "# all in one"), line_of(costs, "# called")
-    assert costs.recorded_s > 0.3 * costs.wall_s
+    assert costs.recorded_s > 0.1 * costs.wall_s
     assert costs.attributed >= 0.95
     assert one.self_s > 0.8 * costs.wall_s
     assert one.total_s <= calling.total_s * 1.02 <= costs.wall_s * 1.05
