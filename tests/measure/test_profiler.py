@@ -335,6 +335,21 @@ def test_a_window_that_opens_in_the_middle_of_a_line_gives_it_its_time(
     assert one.total_s <= calling.total_s * 1.02 <= costs.wall_s * 1.05
 
 
+def test_windows_of_a_long_cell_have_a_bound() -> None:
+    """They are kept until the cell has ended: after so many, and after so much to close, there are no more."""
+    made = recorder.Recorder({}, threading.get_ident())
+    made.open()
+    made.close()
+    assert made.wants(600.0, 0.0, "python") is not None
+    assert made.wants(600.0, 0.0, "compiling") is None
+    made.overhead_s = recorder.MAX_CLOSING_S + 0.01
+    assert made.overhead_s * (1 + recorder.COLLECTING) < recorder.COST * 600.0
+    assert made.wants(600.0, 0.0, "python") is None
+    made.overhead_s = 0.0
+    made.windows *= 20
+    assert made.wants(600.0, 0.0, "python") is None
+
+
 def test_windows_hold_whole_rounds_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MIN_S", 0.005)
     first, second, x = nn.Linear(64, 64), nn.Linear(64, 64), torch.randn(64, 64)

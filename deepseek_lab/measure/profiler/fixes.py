@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import torch
 import torch._dynamo
+from torch._dynamo import convert_frame
 
 from deepseek_lab.base.costs import TriedFix
 from deepseek_lab.measure.profiler.sampler import Place
@@ -116,7 +117,7 @@ class Fixes:
         if time.perf_counter() > self._until:
             return None
         try:
-            with _as_it_was():
+            with convert_frame.compile_lock, _as_it_was():
                 works, effect = attempt()
         except _Untried as missing:
             return TriedFix(change, False, f"could not be tried: {missing}")
@@ -199,7 +200,6 @@ def _captured(signature: Signature, *, guarded: bool = False) -> Any:
 
     The function gets a name of its own: by its name Dynamo remembers which sizes change.
     """
-    from torch._dynamo.convert_frame import compile_frame
     from torch._dynamo.utils import dynamo_timed, get_metrics_context
     from torch._guards import CompileContext, CompileId, compile_context
 
@@ -210,7 +210,7 @@ def _captured(signature: Signature, *, guarded: bool = False) -> Any:
         get_metrics_context(),
         dynamo_timed("tried"),
     ):
-        output = compile_frame(
+        output = convert_frame.compile_frame(
             code,
             dict(signature.globals),
             signature.made(),
