@@ -17,6 +17,7 @@ TABLES = (
     ("notebook_cost",),
     ("kernels",),
     ("profile",),
+    ("timeline_cost",),
     ("training", "resnet50"),
     ("training", "float32"),
     ("training", "convergence"),
