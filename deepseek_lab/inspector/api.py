@@ -51,7 +51,7 @@ class Inspect:
     ) -> None:
         assert self._watch is not None
         self._error = kind.__name__ if kind is not None else ""
-        self._watch.close()
+        self._watch.close(error)
         self._report = self._watch.report(error=self._error)
 
     @property

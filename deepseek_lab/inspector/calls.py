@@ -26,9 +26,6 @@ class Watcher(Protocol):
     def ended(self, module: torch.nn.Module, result: Any) -> None:
         """That call has returned."""
 
-    def failed(self, module: torch.nn.Module, args: Any, error: BaseException) -> None:
-        """A module has raised; the innermost one is told first."""
-
 
 class _Thread(threading.local):
     inside = False
@@ -67,9 +64,6 @@ class ModuleCalls:
                     returned(module, args, kwargs, result)
                 watcher.ended(module, result)
                 return result
-            except BaseException as error:
-                watcher.failed(module, args, error)
-                raise
             finally:
                 thread.inside = False
                 thread.returned = None

@@ -9,27 +9,26 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from deepseek_lab.inspector.sites import Site, own_site
+from deepseek_lab.inspector.sites import NOWHERE, Site, own_site
 from deepseek_lab.measure.profiler.frames import is_own
 
 _CLASSES = ("cross_entropy", "nll_loss")
-_NN: Any = torch._C._nn
-_FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
-    (_NN, "cross_entropy_loss", "cross_entropy"),
-    (_NN, "nll_loss_nd", "nll_loss"),
-    (_NN, "mse_loss", "mse_loss"),
-    (_NN, "l1_loss", "l1_loss"),
-    (_NN, "smooth_l1_loss", "smooth_l1_loss"),
-    (_NN, "huber_loss", "huber_loss"),
-    (_NN, "binary_cross_entropy", "binary_cross_entropy"),
-    (torch, "binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits"),
+_FUNCTIONS = (
+    *_CLASSES,
+    "mse_loss",
+    "l1_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
 )
-"""What modules and functions of losses end in, under whatever name the user has imported them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Listener(Protocol):
     def differentiated(self) -> None:
         """It has run."""
 
-    def loss_called(self, call: LossCall, result: Any, error: BaseException | None) -> None:
-        """A loss function has returned or raised."""
+    def loss_called(self, call: LossCall) -> None:
+        """A loss function has returned."""
 
 
 class LossCalls:
@@ -73,8 +72,8 @@ class LossCalls:
     def open(self) -> None:
         """Start telling."""
         self._patch(torch.autograd, "backward", self._backward)
-        for owner, function, name in _FUNCTIONS:
-            self._patch(owner, function, functools.partial(self._loss, name))
+        for name in _FUNCTIONS:
+            self._patch(F, name, functools.partial(self._loss, name))
 
     def close(self) -> None:
         """Undo every patch; where another one was put on top since, that one is left in place."""
@@ -83,7 +82,7 @@ class LossCalls:
 
     def _patch(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         original = getattr(owner, name)
-        patch = functools.update_wrapper(make(original), original, updated=())
+        patch = functools.wraps(original)(make(original))
         setattr(owner, name, patch)
 
         def undo() -> None:
@@ -116,19 +115,14 @@ class LossCalls:
             if torch.compiler.is_compiling() or getattr(inside, "now", False):
                 return original(*args, **kwargs)
             inside.now = True  # a mode of the user's comes back here
-            error: BaseException | None = None
-            result: Any = None
             try:
                 result = original(*args, **kwargs)
-                return result
-            except Exception as raised:
-                error = raised
-                raise
             finally:
                 inside.now = False
-                call = _call(name, args, kwargs)
-                if call is not None:
-                    listener.loss_called(call, result, error)
+            call = _call(name, args, kwargs)
+            if call is not None:
+                listener.loss_called(call)
+            return result
 
         return loss
 
@@ -136,10 +130,30 @@ class LossCalls:
 def _call(name: str, args: Any, kwargs: Any) -> LossCall | None:
     prediction = args[0] if args else kwargs.get("input")
     target = args[1] if len(args) > 1 else kwargs.get("target")
+    ignored = kwargs.get("ignore_index", args[4] if len(args) > 4 and name in _CLASSES else -100)
+    with contextlib.suppress(Exception):
+        return _made(name, prediction, target, ignored, own_site(2))
+    return None
+
+
+def _made(name: str, prediction: Any, target: Any, ignored: Any, site: Site) -> LossCall | None:
     if type(prediction) is not Tensor or type(target) not in (Tensor, torch.nn.Parameter):
         return None
-    ignored = kwargs.get("ignore_index", args[4] if len(args) > 4 and name in _CLASSES else -100)
     ignored = ignored if isinstance(ignored, int) else -100
-    with contextlib.suppress(Exception):
-        return LossCall(name, weakref.ref(prediction), weakref.ref(target), ignored, own_site(2))
+    return LossCall(name, weakref.ref(prediction), weakref.ref(target), ignored, site)
+
+
+def failed_call(trace: TracebackType | None) -> LossCall | None:
+    """The loss function that an error came out of, under whatever name it was imported, with the user's line."""
+    site = NOWHERE
+    while trace is not None:
+        frame = trace.tb_frame
+        if is_own(frame.f_code.co_filename):
+            site = (frame.f_code.co_filename, trace.tb_lineno)
+        if frame.f_code.co_name in _FUNCTIONS and frame.f_globals is vars(F):
+            local = frame.f_locals
+            return _made(
+                frame.f_code.co_name, local.get("input"), local.get("target"), local.get("ignore_index"), site
+            )
+        trace = trace.tb_next
     return None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deepseek_lab.base.inspection import KINDS, Curve, Finding, Inspection, ModuleRecord
 from deepseek_lab.engine.training.steps import steps
-from deepseek_lab.inspector import labels, nonfinite, rules, statistics
+from deepseek_lab.inspector import labels, losses, nonfinite, rules, statistics
 from deepseek_lab.inspector.budget import SHARE, Budget
 from deepseek_lab.inspector.calls import ModuleCalls, Returned
 from deepseek_lab.inspector.collector import Collector
@@ -23,7 +23,8 @@ from deepseek_lab.inspector.copies import plain
 from deepseek_lab.inspector.losses import LossCall, LossCalls
 from deepseek_lab.inspector.names import name_of
 from deepseek_lab.inspector.seen import LossSeen, ModelSeen, ModuleSeen
-from deepseek_lab.inspector.sites import NOWHERE, Site, own_site
+from deepseek_lab.inspector.sites import NOWHERE, Site, as_python, own_site
+from deepseek_lab.measure.profiler.frames import is_own
 
 if TYPE_CHECKING:
     from deepseek_lab.inspector.trial import Trials
@@ -108,8 +109,12 @@ class Watch:
         self._opened = True
         return self
 
-    def close(self) -> None:
-        """Stop watching; what was seen is still to be read."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Stop watching; what was seen is still to be read.
+
+        Args:
+            error: What ended the loop.
+        """
         if not self._opened:
             return
         self._opened = False
@@ -120,6 +125,8 @@ class Watch:
             self._trials.stop_recording()
         self._wall_s = time.perf_counter() - self._budget.start_s
         with self._safely():
+            if error is not None:
+                self._judge_error(error)
             for model in list(self._all):
                 self._finish(model)
                 model.call = None
@@ -131,8 +138,8 @@ class Watch:
     def __enter__(self) -> Watch:
         return self.open()
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close(error)
 
     @contextlib.contextmanager
     def _safely(self) -> Iterator[None]:
@@ -238,62 +245,67 @@ class Watch:
             with self._safely():
                 self._trials.returned(model, result)
 
-    def failed(self, module: nn.Module, args: Any, error: BaseException) -> None:
-        """A call has raised: where that was an index that an embedding does not have, say so."""
-        if self._off or not isinstance(error, IndexError):
-            return
-        with self._safely():
-            self._index_error(module, error)
+    def _judge_error(self, error: BaseException) -> None:
+        """What the error that ended the loop says of labels and ids: read off its traceback."""
+        call = losses.failed_call(error.__traceback__)
+        if call is not None:
+            model = self._recent[-1] if self._recent else None
+            finding = labels.check(call, model.step if model else 0, model.name if model else "")
+            if finding is not None:
+                self._add(self._with_output(finding, model))
+        if isinstance(error, IndexError):
+            self._index_error(error)
 
-    def _index_error(self, module: nn.Module, error: BaseException) -> None:
-        trace, found = error.__traceback__, None
+    def _index_error(self, error: BaseException) -> None:
+        trace, found, site = error.__traceback__, None, NOWHERE
         while trace is not None:
-            inner = trace.tb_frame.f_locals.get("self")
-            if isinstance(inner, nn.Embedding) and trace.tb_frame.f_code.co_name == "forward":
-                found = (inner, trace.tb_frame.f_locals.get("input"))
+            frame = trace.tb_frame
+            if is_own(frame.f_code.co_filename):
+                site = (frame.f_code.co_filename, trace.tb_lineno)
+            inner = frame.f_locals.get("self")
+            if isinstance(inner, nn.Embedding) and frame.f_code.co_name == "forward":
+                found = (inner, frame.f_locals.get("input"))
+                break
             trace = trace.tb_next
         if found is None:
             return
         embedding, ids = found
         if not isinstance(ids, Tensor):
             return
-        model = self._model_of(module)
-        seen = model.modules.get(id(embedding)) if model is not None else None
-        if model is None or seen is None:
-            return
-        site = own_site(4)
-        self._add(
-            Finding(
-                kind="input",
-                module=seen.path,
-                since=model.step,
-                text=f"{seen.path} is given numbers that it has no row for",
-                evidence=f"from {int(ids.min())} to {int(ids.max())}, rows 0 to {embedding.num_embeddings - 1}",
-                fix="a larger embedding, or a tokenizer that belongs to the model",
-                code=f"print(x.max(), {seen.path}.num_embeddings)",
-                file=site[0],
-                line=site[1],
-                model=model.name,
+        for model in self._all:
+            seen = model.modules.get(id(embedding))
+            if seen is None:
+                continue
+            self._add(
+                Finding(
+                    kind="input",
+                    module=seen.path,
+                    since=model.step,
+                    text=f"{seen.path} is given numbers that it has no row for",
+                    evidence=f"from {int(ids.min())} to {int(ids.max())}, rows 0 to {embedding.num_embeddings - 1}",
+                    fix="a larger embedding, or a tokenizer that belongs to the model",
+                    code=f"print(x.max(), {as_python(seen.path)}.num_embeddings)",
+                    file=site[0],
+                    line=site[1],
+                    model=model.name,
+                )
             )
-        )
+            return
 
     # -- losses and backward passes ---------------------------------------------------------------------
 
-    def loss_called(self, call: LossCall, result: Any, error: BaseException | None) -> None:
-        """A loss function has returned or raised."""
-        if self._off or self._in_backward or (error is None and not torch.is_grad_enabled()):
+    def loss_called(self, call: LossCall) -> None:
+        """A loss function has returned."""
+        if self._off or self._in_backward or not torch.is_grad_enabled():
             return
         self._last_call = call
         self._num_loss_calls += 1
-        looked_at = bool(self._open)
-        if not looked_at and error is None:
+        if not self._open:
             return
         with self._safely():
             start = time.perf_counter()
             self._look_at_labels(call)
-            for collector in self._open.values():
-                collector.spent_s += time.perf_counter() - start
-                break
+            next(iter(self._open.values())).spent_s += time.perf_counter() - start
 
     def _look_at_labels(self, call: LossCall) -> None:
         model = self._recent[-1] if self._recent else None
@@ -645,8 +657,8 @@ class Watch:
         spent = collector.spent_s
         if id(model) not in self._blamed:  # of what follows NaN everything may be said
             streaks = self._streaks.setdefault(id(model), rules.Streaks())
-            losses = [one for one in self._loss.values() if one.model == model.name]
-            hits = rules.hits_of(model, collector.step, losses)
+            series = [one for one in self._loss.values() if one.model == model.name]
+            hits = rules.hits_of(model, collector.step, series)
             self._add_all(streaks.persisting(collector.step, hits))
             self._add_all(rules.unreached(model))
         self._budget.spent_s += spent + time.perf_counter() - start

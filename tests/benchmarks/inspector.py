@@ -22,7 +22,7 @@ from torch import nn
 
 from deepseek_lab.inspector.api import inspect
 from deepseek_lab.measure.race import Ratio
-from tests.benchmarks.profile import gpt2, resnet, small
+from tests.benchmarks.profile import gpt2, small
 from tests.inspector import data, healthy, planted
 from tests.inspector.models import LSTM
 
@@ -34,6 +34,27 @@ def lstm() -> Callable[[], None]:
     """An LSTM of 256 features over 64 letters, batch 16."""
     model = LSTM(data.text()[1], 256)
     return _loop(model, data.sentences(16, 64))
+
+
+def resnet() -> Callable[[], None]:
+    """ResNet-18, batch 8, 96 px."""
+    config = transformers.ResNetConfig(
+        depths=[2, 2, 2, 2],
+        hidden_sizes=[64, 128, 256, 512],
+        layer_type="basic",
+        embedding_size=64,
+        num_labels=10,
+    )
+    model = transformers.ResNetForImageClassification(config)
+    x, y = torch.randn(8, 3, 96, 96), torch.randint(10, (8,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x).logits, y).backward()
+        optimizer.step()
+
+    return step
 
 
 def vit() -> Callable[[], None]:

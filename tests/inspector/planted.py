@@ -24,7 +24,7 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     batches: data.Batches
-    loss: data.Loss = nn.functional.cross_entropy
+    loss: data.Loss = data.cross_entropy
     before_step: Callable[[int], None] = lambda step: None
     num_steps: int = NUM_STEPS
 

@@ -63,7 +63,7 @@ def test_gradient_that_is_nan_where_the_loss_is_finite() -> None:
             return (x * (x > 0)).sqrt()
 
     found = _only(
-        _train(nn.Sequential(nn.Linear(64, 32), Root(), nn.Linear(32, 10)), nn.functional.cross_entropy),
+        _train(nn.Sequential(nn.Linear(64, 32), Root(), nn.Linear(32, 10)), data.cross_entropy),
         "nonfinite",
     )
     assert found.module == "model.1"
@@ -79,10 +79,19 @@ def test_overflow_is_told_and_not_the_nan_that_follows() -> None:
             return grown / grown.sum(1, keepdim=True)
 
     found = _only(
-        _train(nn.Sequential(nn.Linear(64, 10), Large()), nn.functional.mse_loss, _one_hot()), "nonfinite"
+        _train(
+            nn.Sequential(nn.Linear(64, 10), Large()),
+            lambda shares, y: nn.functional.mse_loss(shares, y),
+            _one_hot(),
+        ),
+        "nonfinite",
     )
     assert "made by exp" in found.text
     assert found.module == "model.1"
+
+
+def _squares(shares: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.mse_loss(shares, y)
 
 
 def _one_hot() -> data.Batches:
@@ -100,7 +109,7 @@ def test_inputs_that_are_nan_are_told_as_such() -> None:
         for number, (x, y) in enumerate(data.batches(data.digits())):
             yield (x.masked_fill(x > 0.99, float("nan")) if number == 7 else x), y
 
-    found = _only(_train(mlp(), nn.functional.cross_entropy, spoiled()), "input")
+    found = _only(_train(mlp(), data.cross_entropy, spoiled()), "input")
     assert (found.module, found.since) == ("model.0", 7)
     assert "NaN" in found.evidence
 
@@ -163,14 +172,14 @@ def _labels(change: object) -> data.Batches:
     ],
 )
 def test_labels_that_cannot_be(change: object, words: str) -> None:
-    found = _only(_train(mlp(), nn.functional.cross_entropy, _labels(change)), "label")
+    found = _only(_train(mlp(), data.cross_entropy, _labels(change)), "label")
     assert words in found.text
     assert found.affected in ((), ("model.8",))
 
 
 def test_probabilities_and_targets_out_of_range_and_nan() -> None:
     softmaxed = nn.Sequential(mlp(), nn.Softmax(1))
-    assert "probabilities" in _only(_train(softmaxed, nn.functional.cross_entropy), "label").text
+    assert "probabilities" in _only(_train(softmaxed, data.cross_entropy), "label").text
 
     def binary(logits: Tensor, y: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], y.float())
@@ -187,7 +196,7 @@ def test_probabilities_and_targets_out_of_range_and_nan() -> None:
 def test_loss_that_does_not_fall_is_told_with_what_chance_costs() -> None:
     torch.manual_seed(0)
     model = mlp()
-    seen = _train(model, nn.functional.cross_entropy, _labels(lambda y: torch.randint(10, y.shape)), 130)
+    seen = _train(model, data.cross_entropy, _labels(lambda y: torch.randint(10, y.shape)), 130)
     found = _only(seen, "loss not falling")
     assert "always the same prediction would cost 2.3" in found.evidence
     assert found.module == "model"
@@ -196,8 +205,8 @@ def test_loss_that_does_not_fall_is_told_with_what_chance_costs() -> None:
 def test_loop_at_its_plateau_is_no_fault() -> None:
     torch.manual_seed(0)
     model = mlp()
-    assert not _train(model, nn.functional.cross_entropy, steps=300).findings
-    assert not _train(model, nn.functional.cross_entropy, steps=300).findings
+    assert not _train(model, data.cross_entropy, steps=300).findings
+    assert not _train(model, data.cross_entropy, steps=300).findings
 
 
 def test_same_rows_are_an_input_that_is_constant() -> None:
@@ -205,7 +214,7 @@ def test_same_rows_are_an_input_that_is_constant() -> None:
         for x, y in data.batches(data.digits()):
             yield torch.ones_like(x), y
 
-    assert "are the same" in _only(_train(mlp(), nn.functional.cross_entropy, constant()), "input").text
+    assert "are the same" in _only(_train(mlp(), data.cross_entropy, constant()), "input").text
 
 
 def test_losses_far_from_the_others_stand_out_and_heavy_tails_do_not() -> None:
@@ -289,10 +298,10 @@ def test_parts_that_the_loop_calls_belong_to_the_model_that_has_a_name() -> None
 
 
 def test_report_is_plain_data_and_holds_no_tensor() -> None:
-    seen = _train(mlp(), nn.functional.cross_entropy, _labels(lambda y: y + 1))
+    seen = _train(mlp(), data.cross_entropy, _labels(lambda y: y + 1))
     read = json.loads(json.dumps(seen.to_dict(), allow_nan=False))
     assert read["findings"][0]["kind"] in KINDS
-    whole = _train(mlp(), nn.functional.cross_entropy)
+    whole = _train(mlp(), data.cross_entropy)
     assert len(whole.losses[0].values) == 20
     assert {one.path for one in whole.modules} >= {"model.0", "model.8"}
     assert json.dumps(whole.to_dict(), allow_nan=False)

@@ -278,13 +278,12 @@ def test_training_is_the_same_bit_by_bit(name: str, tries: bool) -> None:
 
 
 def _everything() -> list[Any]:
-    nn_functions: Any = torch._C._nn
     return [
         nn.Module.__call__,
         torch.autograd.backward,
-        nn_functions.cross_entropy_loss,
-        nn_functions.mse_loss,
-        torch.binary_cross_entropy_with_logits,
+        nn.functional.cross_entropy,
+        nn.functional.mse_loss,
+        nn.functional.binary_cross_entropy_with_logits,
         len(optimizers._global_optimizer_pre_hooks),
         len(optimizers._global_optimizer_post_hooks),
         torch._C._len_torch_function_stack(),

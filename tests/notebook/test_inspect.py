@@ -100,8 +100,8 @@ def test_error_and_interrupt_end_the_cell_with_its_report(loops: Kernel) -> None
 
 
 def test_what_is_no_module_and_a_first_time_without_a_report(loops: Kernel) -> None:
-    wrong = loops.run("%%deepseek inspect x\ntrain(sound, 1)")
-    assert "x is a Tensor, and inspect watches modules" in wrong.traceback
+    wrong = loops.run("%%deepseek inspect train\ntrain(sound, 1)")
+    assert "train is a function, and inspect watches modules" in wrong.traceback
     assert "The cell was not run" in wrong.traceback
     made = Kernel()
     try:

@@ -118,7 +118,7 @@ class InspectRegion:
         """Stop watching, then show the report."""
         if self._watch is None:
             return
-        self._watch.close()
+        self._watch.close(getattr(sys, "last_value", None) if error else None)
         shown = ShownInspection(
             self._watch.report(error=_last_error() if error else ""), view=view_of(self._command)
         )
