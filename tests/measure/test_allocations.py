@@ -130,6 +130,7 @@ def test_peak_is_that_of_another_tracker(kind: str) -> None:
 def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an operator costs: room is for events, and they are counted as it goes."""
     monkeypatch.setattr(recorder, "MAX_EVENTS", 8_000)
+    monkeypatch.setattr(recorder, "FIRST_MARKS", 400)
     model, x = nn.Linear(8, 8), torch.randn(2, 8)
 
     def cell() -> None:
@@ -148,6 +149,25 @@ def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest
     timeline = session.timeline()
     assert timeline is not None
     assert 0 < len(timeline) < 12_000
+
+
+def test_lines_that_do_a_lot_end_a_recording_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few lines, and each is thousands of events: they are counted after a time, not after so many lines."""
+    monkeypatch.setattr(recorder, "MAX_EVENTS", 20_000)
+    monkeypatch.setattr(recorder, "FIRST_S", 0.0)
+    x = torch.ones(4)
+
+    def cell() -> None:
+        for _ in range(60):
+            deque((torch.neg(x) for _ in range(1000)), maxlen=0)
+
+    session = Session(__file__, {}, memory=True)
+    with session:
+        cell()
+    assert session._recorder is not None
+    counts = [len(window.events()) for window in session._recorder.windows]
+    assert len(counts) > 1
+    assert 10_000 < sum(counts) < 40_000
 
 
 def test_windows_of_a_recording_have_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:

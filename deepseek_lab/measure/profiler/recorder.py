@@ -40,9 +40,9 @@ MAX_WHOLE_S = 60.0
 """A window of a whole recording ends after so long: operators that no line tells about fill memory too."""
 MAX_EVENTS = 300_000
 """Events of a whole recording; the profiler keeps 1.4 kB of each."""
-FIRST_MARKS = 400
-"""A whole recording is closed and opened again after so many calls and lines, and then after four times as many each
-time, to see how many events they are: nothing tells while it is open.
+FIRST_MARKS, FIRST_S = 2_000, 2.0
+"""A whole recording is closed and opened again after so many calls and lines or so long, and then after four times as
+many each time, to see how many events they are: nothing tells while it is open.
 """
 MAX_CLOSING_S = 0.6
 """Windows may take so long to be closed, all together: they are kept until the cell has ended, 3 kB an event."""
@@ -316,7 +316,8 @@ class Recorder:
     def _due(self) -> bool:
         """Whether a window ends with this round."""
         if self._whole:
-            return self._marks >= self._max_marks
+            first = not self.windows and time.perf_counter() - self._opened_at > FIRST_S
+            return first or self._marks >= self._max_marks
         return time.perf_counter() - self._opened_at > self._min_s
 
     def _renew(self, frame: FrameType) -> None:
@@ -326,7 +327,7 @@ class Recorder:
         num_events = len(self.windows[-1].events())
         self._room -= num_events
         self._max_marks = min(4 * marks, int(self._room * marks / max(num_events, 1)))
-        if self._max_marks >= FIRST_MARKS // 4:
+        if self._max_marks > marks // 4:  # or it is not worth it
             self.open(beginning=frame)
 
     @property
