@@ -81,7 +81,12 @@ def devices_html(plan: DevicePlan) -> str:
 def _sections(plan: DevicePlan) -> list[tuple[str, _tables.Table]]:
     found = [(f"what each device holds at its worst moment ({plan.inputs})", _held(plan))]
     if plan.largest:
-        found.append((f"the largest model of its kind on {plan.devices} ({plan.inputs})", _largest(plan)))
+        found.append(
+            (
+                f"the largest model of its kind on {plan.devices} ({plan.inputs}), one means after the other",
+                _largest(plan),
+            )
+        )
     return found
 
 
@@ -114,9 +119,10 @@ def _over(one: Outcome, limit: int) -> str:
 
 
 def _largest(plan: DevicePlan) -> _tables.Table:
+    before = ("", *(one.words for one in plan.largest))
     rows = tuple(
         (
-            one.words,
+            _added(one.words, last),
             _count(one.num_parameters),
             _words.ratio(one.ratio),
             str(one.num_blocks),
@@ -124,10 +130,17 @@ def _largest(plan: DevicePlan) -> _tables.Table:
             _words.memory(one.peak_bytes),
             _words.memory(one.host_bytes) if one.host_bytes else "",
         )
-        for one in plan.largest
+        for one, last in zip(plan.largest, before, strict=False)
     )
     columns = ("how", "parameters", "of plain", "blocks", "features", "a device", "hosts together")
     return _tables.Table(columns, rows, frozenset(range(1, 7)))
+
+
+def _added(words: str, before: str) -> str:
+    """What a row has that the one before has not."""
+    known = before.split(", ")
+    added = [word for word in words.split(", ") if word not in known]
+    return ("+ " if before else "") + ", ".join(added)
 
 
 def _table(table: _tables.Table) -> str:

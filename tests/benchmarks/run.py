@@ -21,6 +21,7 @@ TABLES = (
     ("training", "resnet50"),
     ("training", "float32"),
     ("training", "convergence"),
+    ("memory_devices",),
 )
 
 

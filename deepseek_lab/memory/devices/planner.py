@@ -210,29 +210,27 @@ class Growth:
         """
         limit = usable(self.machine)
 
-        def fits(size: Size) -> bool:
+        def load(size: Size) -> float:
             peak, seen = self.peak(size, way(size.depth))
-            return peak <= limit and host_bytes(seen, way(size.depth)) <= host
+            needed = host_bytes(seen, way(size.depth))
+            return max(peak / limit, needed / host if host else float(needed > 0) * 2)
 
-        depth = _most(lambda n: fits(self.family.proportionate(n)), depth)
+        depth = _most(lambda n: load(self.family.proportionate(n)), depth, 3)
         if depth == 0:
             return None
         width = self.family.proportionate(depth).width
-        size = Size(_most(lambda n: fits(Size(n, width)), depth), width)
+        size = Size(_most(lambda n: load(Size(n, width)), depth, 1), width)
         return size, self.peak(size, way(size.depth))[1]
 
 
-def _most(good: Callable[[int], bool], guess: int = 0) -> int:
-    """The largest number that is good, all below it being so too; 0 where none is. ``guess`` is where to look first."""
-    low, high = 0, max(guess, 1)
-    while high < MAX_DEPTH and good(high):
-        low, high = high, min(MAX_DEPTH, high + max(1, high // 6 if 16 < high < 256 else high))
+def _most(load: Callable[[int], float], guess: int, power: int) -> int:
+    """The largest number with a load of at most 1; 0 where there is none. The load grows with the number, about as its
+    ``power``, which saves looking at most of those in between.
+    """
+    low, high, at = 0, MAX_DEPTH + 1, max(1, guess)
     while high - low > 1:
-        middle = (
-            max((low + high) // 2, high - max(1, high // 12)) if low == 0 and high > 16 else (low + high) // 2
-        )
-        if good(middle):
-            low = middle
-        else:
-            high = middle
+        found = load(at)
+        low, high = (at, high) if found <= 1 else (low, at)
+        near = int(at * found ** (-1 / power)) if found > 0 else 2 * at
+        at = min(max(near, low + 1), high - 1, max(4 * at, 4))
     return low

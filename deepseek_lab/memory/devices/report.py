@@ -226,7 +226,7 @@ def _assumptions(inputs: Inputs, machine: Machine, by_depth_alone: bool) -> list
     )
     made = [
         f"{RESERVED:.0%} of each device is left to the driver, to communication libraries and to fragmentation",
-        f"loss: {loss}; units compute in bfloat16 and add gradients up in float32; AdamW",
+        f"loss: {loss}; units compute in bfloat16 and add gradients up in the parameters' type; AdamW",
         "plain FSDP2: every block a unit, resharded after its forward pass, fused AdamW, no recomputation",
         f"time is estimated, nothing ran: {ASSUMED}; rates of {rates}",
         "the optimizer step inside the backward pass allows neither clipping by the global norm nor accumulation",

@@ -30,6 +30,7 @@ WAYS = {
     "bf16": Way(num_full=4, eight_bit=True, step_in_backward=True, bf16_parameters=True),
     "most_exact": Way(num_full=3, num_selective=1, chunk=64, step_in_backward=True),
     "offload_exact": Way(offload=True),
+    "host": Way(num_full=4, eight_bit=True, step_in_backward=True, bf16_parameters=True, offload=True),
 }
 RANK = Path(__file__).with_name("rank.py")
 
@@ -101,6 +102,11 @@ def test_two_ranks_train_as_one_process_does(
 ) -> None:
     """In float32 and with exact moments: the same losses to rounding."""
     assert mean(outcomes[name]) == pytest.approx(alone, rel=1e-5)
+
+
+def test_all_at_once_on_the_host(outcomes: dict[str, list[dict[str, Any]]], alone: list[float]) -> None:
+    """A device that is the host itself says nothing about a device's peak, but it trains."""
+    assert mean(outcomes["host"]) == pytest.approx(alone, rel=5e-3)
 
 
 @pytest.mark.parametrize("name", ["plain", "full", "bf16"])
