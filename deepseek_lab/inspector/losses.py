@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
@@ -31,7 +30,7 @@ _FUNCTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class LossCall:
     """One call of a loss function of PyTorch's; its tensors are held weakly."""
 
@@ -101,9 +100,10 @@ class LossCalls:
                 frame = frame.f_back  # Tensor.backward
             site = (frame.f_code.co_filename, frame.f_lineno)
             listener.differentiates(tensors, site if is_own(site[0]) else own_site(1))
-            result = original(tensors, *args, **kwargs)
-            listener.differentiated()
-            return result
+            try:
+                return original(tensors, *args, **kwargs)
+            finally:
+                listener.differentiated()
 
         return backward
 
@@ -131,9 +131,7 @@ def _call(name: str, args: Any, kwargs: Any) -> LossCall | None:
     prediction = args[0] if args else kwargs.get("input")
     target = args[1] if len(args) > 1 else kwargs.get("target")
     ignored = kwargs.get("ignore_index", args[4] if len(args) > 4 and name in _CLASSES else -100)
-    with contextlib.suppress(Exception):
-        return _made(name, prediction, target, ignored, own_site(2))
-    return None
+    return _made(name, prediction, target, ignored, NOWHERE)
 
 
 def _made(name: str, prediction: Any, target: Any, ignored: Any, site: Site) -> LossCall | None:

@@ -126,8 +126,6 @@ class ModelSeen:
         self.random_state: Tensor | None = None
         self.call: tuple[nn.Module, Any, Any] | None = None
         """Module and arguments of the call that is not yet through its backward pass."""
-        self.call_path = name
-        """Path of the module that was called: of the model, or of a part that the loop calls by itself."""
         self.probes: list[weakref.ref[Tensor]] = []
         """Parameters whose gradients are looked at in every step, the first of them in any case."""
         self.site: Site = NOWHERE

@@ -106,9 +106,6 @@ class Trials:
             # The state is a copy; which parameters are in which group is the optimiser's own, and is kept as it is.
             one.optimizer, one.state = optimizer, tree_map(_cloned, optimizer.state_dict())
 
-    def step_ended(self, model: ModelSeen) -> None:
-        """It was made."""
-
     # -- afterwards -----------------------------------------------------------------------------------
 
     def tried(self, findings: Sequence[Finding], models: Sequence[ModelSeen]) -> list[Finding]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from deepseek_lab.base.inspection import KINDS, Curve, Finding, Inspection, ModuleRecord
-from deepseek_lab.engine.training.steps import steps
 from deepseek_lab.inspector import labels, losses, nonfinite, rules, statistics
 from deepseek_lab.inspector.budget import SHARE, Budget
 from deepseek_lab.inspector.calls import ModuleCalls, Returned
@@ -96,6 +96,9 @@ class Watch:
         self._notes: dict[str, None] = {}
         self._errors = 0
         self._opened = False
+        self._off = True
+        """Whether nothing is looked at: it is closed, or too much of ours went wrong."""
+        self._hooks: list[Any] = []
         self._wall_s = 0.0
 
     # -- opening and closing --------------------------------------------------------------------------
@@ -103,10 +106,13 @@ class Watch:
     def open(self) -> Watch:
         """Start watching."""
         self._budget.start_s = time.perf_counter()
-        steps.listen(self)
+        self._hooks = [
+            register_optimizer_step_pre_hook(lambda optimizer, *_: self.step_begins(optimizer)),
+            register_optimizer_step_post_hook(lambda optimizer, *_: self.step_ended(optimizer)),
+        ]
         self._calls.open()
         self._losses.open()
-        self._opened = True
+        self._opened, self._off = True, False
         return self
 
     def close(self, error: BaseException | None = None) -> None:
@@ -117,10 +123,11 @@ class Watch:
         """
         if not self._opened:
             return
-        self._opened = False
+        self._opened, self._off = False, True
         self._losses.close()
         self._calls.close()
-        steps.leave(self)
+        for hook in self._hooks:
+            hook.remove()
         if self._trials is not None:
             self._trials.stop_recording()
         self._wall_s = time.perf_counter() - self._budget.start_s
@@ -152,10 +159,9 @@ class Watch:
     def _fail(self, error: Exception) -> None:
         self._notes.setdefault(f"something was not looked at ({type(error).__name__}: {error})")
         self._errors += 1
+        self._off |= self._errors >= _MAX_ERRORS
 
-    @property
-    def _off(self) -> bool:
-        return not self._opened or self._errors >= _MAX_ERRORS
+    # What follows is in the way of every step. A ``with`` statement would be a tenth of what it costs.
 
     # -- calls of modules -----------------------------------------------------------------------------
 
@@ -163,10 +169,12 @@ class Watch:
         """A model is called by the loop."""
         if self._off or self._in_backward or not torch.is_grad_enabled():
             return None
-        with self._safely():
+        try:
             model = self._model_of(module)
             return self._begin(model, module, args, kwargs) if model is not None else None
-        return None
+        except Exception as error:
+            self._fail(error)
+            return None
 
     def _model_of(self, module: nn.Module) -> ModelSeen | None:
         known = self._models.get(id(module))
@@ -201,8 +209,6 @@ class Watch:
         if model.stepped or (model.differentiated and not model.optimizers):
             self._next_step(model)
         model.call = (module, args, kwargs)
-        called = model.modules.get(id(module))
-        model.call_path = called.path if called is not None else model.name
         model.num_calls += 1
         if model not in self._recent:
             self._recent.append(model)
@@ -302,10 +308,12 @@ class Watch:
         self._num_loss_calls += 1
         if not self._open:
             return
-        with self._safely():
-            start = time.perf_counter()
-            self._look_at_labels(call)
-            next(iter(self._open.values())).spent_s += time.perf_counter() - start
+        start = time.perf_counter()
+        try:
+            self._look_at_labels(dataclasses.replace(call, site=own_site(2)))
+        except Exception as error:
+            self._fail(error)
+        next(iter(self._open.values())).spent_s += time.perf_counter() - start
 
     def _look_at_labels(self, call: LossCall) -> None:
         model = self._recent[-1] if self._recent else None
@@ -330,8 +338,10 @@ class Watch:
         self._in_backward = True
         if self._off:
             return
-        with self._safely():
+        try:
             self._differentiates(loss, site)
+        except Exception as error:
+            self._fail(error)
 
     def _differentiates(self, loss: Any, site: Site) -> None:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_meta:
@@ -475,7 +485,8 @@ class Watch:
                 model=model.name,
             )
         fix, code = nonfinite.advice(culprit)
-        base = model.call_path
+        called = model.modules.get(id(model.call[0])) if model.call is not None else None
+        base = called.path if called is not None else model.name
         path = f"{base}.{culprit.module}" if culprit.module else base
         known = next((one for one in model.modules.values() if one.path == path), None)
         place = (
@@ -524,8 +535,10 @@ class Watch:
         if not model.probes:
             model.probes = _probes(model)
         start = time.perf_counter()
-        step_s = (start - self._budget.start_s) / (model.step + 1)
-        whole = self._probing_s <= _PROBING * step_s or not model.step % _PROBE_EVERY
+        affordable_s = _PROBING * (start - self._budget.start_s) / (model.step + 1)
+        whole = self._probing_s <= affordable_s or not model.step % _PROBE_EVERY
+        if not whole and self._probing_s > affordable_s * len(model.probes):
+            return  # even one would be too much
         wanted = model.probes if whole else model.probes[:1]
         gradients = [
             one.grad if one.grad.numel() <= _PROBED else one.grad.reshape(-1)[:_PROBED]
@@ -546,30 +559,27 @@ class Watch:
 
     # -- steps of optimisers ------------------------------------------------------------------------------
 
-    def trains(self, parameters: frozenset[int]) -> bool:
-        """Every optimiser is of interest, also one of other parameters."""
-        return True
-
     def step_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser is about to step."""
         if self._off:
             return
-        self._in_backward = False
-        with self._safely():
+        try:
             for model in self._trained_by(optimizer):
                 self._probe(model)
-                collector = self._open.get(id(model))
+                collector = self._open.get(id(model)) if self._open else None
                 if collector is not None:
                     collector.before(optimizer)
                     self._note_gradients(model, optimizer)
                 if self._trials is not None:
                     self._trials.step_begins(model, optimizer)
+        except Exception as error:
+            self._fail(error)
 
     def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser has stepped."""
         if self._off:
             return
-        with self._safely():
+        try:
             models = self._trained_by(optimizer)
             if not models:
                 reference, count, site = self._strangers.get(
@@ -577,7 +587,7 @@ class Watch:
                 )
                 self._strangers[id(optimizer)] = (reference, count + 1, site)
             for model in models:
-                collector = self._open.get(id(model))
+                collector = self._open.get(id(model)) if self._open else None
                 if collector is not None:
                     collector.after()
                     self._note_gradients(model, optimizer)
@@ -585,15 +595,18 @@ class Watch:
                 model.call = None
                 if model.optimizers[0]() is optimizer:
                     model.step += 1
-                    self._num_steps = max(self._num_steps, model.step)
-                    if self._trials is not None:
-                        self._trials.step_ended(model)
+                    if model.step > self._num_steps:
+                        self._num_steps = model.step
                     if model.step % _LOSS_EVERY == 0:
                         self._judge_losses()
+        except Exception as error:
+            self._fail(error)
 
     def _trained_by(self, optimizer: torch.optim.Optimizer) -> list[ModelSeen]:
         known = self._of_optimizer.get(id(optimizer))
-        count = sum(len(group["params"]) for group in optimizer.param_groups) * 1000 + len(self._all)
+        count = len(self._all)
+        for group in optimizer.param_groups:
+            count += 1000 * len(group["params"])
         if known is not None and known[0]() is optimizer and known[1] == count:
             return known[2]
         held = {id(one) for group in optimizer.param_groups for one in group["params"]}
