@@ -21,16 +21,25 @@ class Budget:
     """
 
     def __init__(self, share: float = SHARE) -> None:
-        self._share = share
+        self.share = share
         self.start_s = time.perf_counter()
         self.spent_s = 0.0
         self.num_samples = 0
-        self._last_s = 0.0
+        self._least_s = float("inf")
+
+    def add(self, cost_s: float) -> None:
+        """One sample was taken."""
+        self.spent_s += cost_s
+        self.num_samples += 1
+        self._least_s = min(self._least_s, cost_s)
 
     def allows(self) -> bool:
-        """Whether one more sample fits; the first ones always do."""
+        """Whether one more sample fits; the first ones always do.
+
+        What counts is at most twice the least that a sample took: the rest is a cold start, or the machine's other work.
+        """
         if self.num_samples < FIRST:
             return True
-        cost = self.spent_s / self.num_samples
         passed = time.perf_counter() - self.start_s
-        return self.spent_s + cost <= self._share * passed + ALLOWANCE_S
+        counted = min(self.spent_s, 2 * self._least_s * self.num_samples)
+        return counted + self._least_s <= self.share * passed + ALLOWANCE_S

@@ -339,9 +339,6 @@ class _Look:
         small = [path for path, (_, ratio, _) in ratios.items() if ratio < at.SMALL_UPDATE]
         if 2 * len(small) > len(ratios) and not self._is_cut():
             self.model.small_updates.append((self.step, middle, tuple(small)))
-        falling = [loss.is_falling for loss in self.losses]
-        if falling and all(one is False for one in falling):
-            yield from self._all_updates()
         if middle > 1e-7:
             for seen, ratio, sample in ratios.values():
                 if (
@@ -363,37 +360,6 @@ class _Look:
     def _is_faint(self, sample: Sample) -> bool:
         layers = self._with_gradient()
         return bool(layers) and (sample.weight_gradient or 0.0) < at.VANISHED * layers[-1][1]
-
-    def _all_updates(self) -> Iterator[Hit]:
-        """Steps that are too large or too small for most layers.
-
-        Large ones count although they were a while ago: the weights that they made are so large that later ones are
-        small beside them. Small ones are most of all, or it is a warm-up.
-        """
-        large, small = self.model.large_updates, self.model.small_updates
-        few = 2 * len(small) <= self.model.num_updates
-        for words, found in (("large", large), ("small", [] if few else small)):
-            if len(found) >= at.PERSISTS:
-                ratio = statistics.median(one[1] for one in found)
-                yield Hit(self._updates_are(words, found[0][0], ratio, found[-1][2]), persists=1)
-                return
-
-    def _updates_are(self, words: str, since: int, ratio: float, beyond: Sequence[str]) -> Finding:
-        factor = 10.0 ** round(math.log10(1e-3 / ratio)) if ratio > 0 else None
-        return dataclasses.replace(
-            self._finding(
-                "update ratio",
-                None,
-                f"steps are too {words} for the weights, and the loss is not falling",
-                f"update {g(ratio)} of the weights in the median layer; about 1e-3 is usual",
-                affected=tuple(beyond)[:MAX_AFFECTED],
-                fix=f"a learning rate {factor:g} times the one in use"
-                if factor
-                else "a learning rate above zero",
-                code=f"for group in optimizer.param_groups: group['lr'] *= {factor:g}" if factor else "",
-            ),
-            since=since,
-        )
 
     def inputs(self) -> Iterator[Hit]:
         if not self.model.inputs or self.model.inputs[-1].step != self.step:
@@ -442,6 +408,41 @@ def _assign(path: str, value: str) -> str:
 def _has_bias(seen: ModuleSeen | None) -> bool:
     module = seen.module() if seen is not None else None
     return getattr(module, "bias", None) is not None
+
+
+def updates(model: ModelSeen, losses: Sequence[LossSeen]) -> list[Finding]:
+    """Steps that are too large or too small for most layers, while no loss falls.
+
+    Large ones count although they were a while ago: the weights that they made are so large that later ones are small
+    beside them. Small ones are most of all, or it is a warm-up.
+    """
+    falling = [loss.is_falling for loss in losses]
+    if not falling or any(one is not False for one in falling):
+        return []
+    large, small = model.large_updates, model.small_updates
+    few = 2 * len(small) <= model.num_updates
+    for words, found in (("large", large), ("small", [] if few else small)):
+        if len(found) >= at.PERSISTS:
+            ratio = statistics.median(one[1] for one in found)
+            factor = 10.0 ** round(math.log10(1e-3 / ratio)) if ratio > 0 else None
+            return [
+                Finding(
+                    kind="update ratio",
+                    module=model.name,
+                    since=found[0][0],
+                    text=f"steps are too {words} for the weights, and the loss is not falling",
+                    evidence=f"update {g(ratio)} of the weights in the median layer; about 1e-3 is usual",
+                    affected=tuple(found[-1][2])[:MAX_AFFECTED],
+                    fix=f"a learning rate {factor:g} times the one in use"
+                    if factor
+                    else "a learning rate above zero",
+                    code=f"for group in optimizer.param_groups: group['lr'] *= {factor:g}" if factor else "",
+                    file=model.site[0],
+                    line=model.site[1],
+                    model=model.name,
+                )
+            ]
+    return []
 
 
 # -- losses -------------------------------------------------------------------------------------------

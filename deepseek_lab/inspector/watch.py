@@ -29,9 +29,9 @@ from deepseek_lab.measure.profiler.frames import is_own
 if TYPE_CHECKING:
     from deepseek_lab.inspector.trial import Trials
 
-_PROBES, _PROBED, _PROBING = 32, 1024, 0.0075
+_PROBES, _PROBED, _PROBING = 32, 1024, 0.375
 """Layers, and values of a gradient of each, that are looked at in every step, to know at once when one is not finite;
-and the share of a step's time above which it is one layer only."""
+and the part of the share that this may take, or it is one layer only."""
 _PROBE_EVERY = 16
 """Steps after which it is all of them in any case."""
 _LOSS_EVERY = 25
@@ -535,8 +535,8 @@ class Watch:
         if not model.probes:
             model.probes = _probes(model)
         start = time.perf_counter()
-        affordable_s = _PROBING * (start - self._budget.start_s) / (model.step + 1)
-        whole = self._probing_s <= affordable_s or not model.step % _PROBE_EVERY
+        affordable_s = _PROBING * self._budget.share * (start - self._budget.start_s) / (model.step + 1)
+        whole = self._probing_s <= affordable_s or model.step < 4 or not model.step % _PROBE_EVERY
         if not whole and self._probing_s > affordable_s * len(model.probes):
             return  # even one would be too much
         wanted = model.probes if whole else model.probes[:1]
@@ -674,14 +674,15 @@ class Watch:
             hits = rules.hits_of(model, collector.step, series)
             self._add_all(streaks.persisting(collector.step, hits))
             self._add_all(rules.unreached(model))
-        self._budget.spent_s += spent + time.perf_counter() - start
-        self._budget.num_samples += 1
+        self._budget.add(spent + time.perf_counter() - start)
 
     def _judge_losses(self) -> None:
         alone = len(self._loss) == 1 and len(self._all) == 1
         for loss in self._loss.values():
             model = next((one for one in self._all if one.name == loss.model), None)
             if model is not None and id(model) not in self._blamed:
+                series = [one for one in self._loss.values() if one.model == model.name]
+                self._add_all(rules.updates(model, series))
                 finding = rules.not_falling(model, loss, alone=alone)
                 key = ("loss not falling", model.name)
                 if finding is not None:
