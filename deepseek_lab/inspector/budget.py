@@ -36,7 +36,8 @@ class Budget:
     def allows(self) -> bool:
         """Whether one more sample fits; the first ones always do.
 
-        What counts is at most twice the least that a sample took: the rest is a cold start, or the machine's other work.
+        What counts is at most twice the least that a sample took: the rest is a cold start, or other work of the
+        machine's.
         """
         if self.num_samples < FIRST:
             return True
