@@ -55,9 +55,15 @@ def keep(on: bool) -> None:
         _keeps = on
 
 
+def trim() -> None:
+    """Give back to the system what is free now."""
+    if (library := _libc()) is not None:
+        library.malloc_trim(0)
+
+
 def give_back() -> None:
     """Handle freed memory as usual, and give back to the system what was kept."""
     if not _keeps:
         return
     keep(False)
-    _libc().malloc_trim(0)
+    trim()

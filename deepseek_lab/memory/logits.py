@@ -26,6 +26,7 @@ from deepseek_lab.memory.patches import Patch
 CHUNK_BYTES = 64 << 20
 """About what one chunk of logits takes."""
 MIN_ROWS = 128
+MIN_CHUNKS = 8
 MIN_WIDENING = 4
 """A product whose result is at least so many times as wide as its input may be deferred."""
 
@@ -108,7 +109,7 @@ class _Source:
             return self.kept
         if self._now() != self._versions:
             raise LogitsGone(
-                f"these logits were left out to save memory, and the weights of {self.head.path!r} were changed since",
+                f"these logits were left out to save memory, and the weights of {self.head.path!r} changed since",
                 hint="read them before the weights change, or %deepseek optimize --memory-limit ... --keep logits",
             )
         return self.head.layer.weight, self.head.layer.bias
@@ -409,7 +410,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             d_weight = torch.zeros_like(weight) if needs_weight else None
             d_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
             total = rows.new_zeros((), dtype=torch.float32)
-            size = max(MIN_ROWS, CHUNK_BYTES // (4 * weight.shape[0]))
+            size = max(MIN_ROWS, min(CHUNK_BYTES // (4 * weight.shape[0]), count // MIN_CHUNKS))
             for start in range(0, count, size):
                 part, truth = used[start : start + size], labels[start : start + size, None]
                 logits = F.linear(part, matrix, offset).float()

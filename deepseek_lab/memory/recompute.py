@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -50,6 +50,8 @@ class Recomputed:
         """None leaves the part as it is."""
         self.watch: Watch | None = None
         """Makes the next call of the part's own forward, to look at it."""
+        self.copies_inputs = False
+        """Whether it keeps copies of what it is given, as somebody may write to that before the backward pass."""
         self.reason: str = trusted.reason if trusted is not None else ""
         self._known = trusted is not None
         self._uses_random: bool = trusted._uses_random if trusted is not None else True
@@ -96,6 +98,8 @@ class Recomputed:
             with ModuleObserver.unseen():  # the second time no module of the cell's calls it
                 return self._plain(before, args, kwargs)
 
+        if self.copies_inputs:
+            args, kwargs = tree_map(_clone, (args, kwargs))
         return checkpoint(
             run,
             *args,
@@ -135,6 +139,11 @@ class Recomputed:
         self.reason, self._known = reason, True
         self._refused(reason)
 
+    def leave_alone(self, reason: str) -> None:
+        """Do not recompute this part."""
+        if not self.reason:
+            self._refuse(reason)
+
     def _try(self, before: Any, args: Any, kwargs: Any) -> None:
         """Run the part twice on what it is given, with nothing changed by it, and compare."""
         module = self.unit.module
@@ -150,10 +159,15 @@ class Recomputed:
             if one is not None
         }
         results = []
-        with torch.no_grad(), _random_states():
+        written = False
+        with torch.no_grad(), random_states():
             for _ in range(2):
-                with _random_states() as used, _Buffers(module, frozenset(buffers)) as copies:
-                    made = before(*args, **kwargs)
+                with random_states(foreign=False) as used, _Buffers(module, frozenset(buffers)) as copies:
+                    own_args, own_kwargs = tree_map(_clone, (args, kwargs))
+                    made = before(*own_args, **own_kwargs)
+                    written = written or any(
+                        one._version for one in tree_leaves((own_args, own_kwargs)) if isinstance(one, Tensor)
+                    )
                     changed = copies.changed()
                 self._uses_random = used()
                 results.append([one for one in tree_leaves(made) if isinstance(one, Tensor)])
@@ -161,8 +175,14 @@ class Recomputed:
         self._changing = frozenset(changed)
         if _attributes(module) != attributes:
             self._refuse("its forward pass sets attributes")
+        elif written:
+            self._refuse("it writes to what it is given")
         elif not _same(*results):
             self._refuse("it does not compute the same a second time")
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _is_plain(value: Any) -> bool:
@@ -193,9 +213,21 @@ def _same(first: list[Tensor], second: list[Tensor]) -> bool:
     return True
 
 
+def foreign_states() -> tuple[Any, ...]:
+    """States of the random generators that are not PyTorch's."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return (random.getstate(),)
+    name, keys, *rest = numpy.random.get_state()
+    return random.getstate(), name, keys.tobytes(), *rest
+
+
 @contextlib.contextmanager
-def _random_states() -> Iterator[Callable[[], bool]]:
-    """All random states put back at the end; what it gives says whether PyTorch's has moved."""
+def random_states(*, foreign: bool = True) -> Iterator[Callable[[], bool]]:
+    """Random states put back at the end, Python's and NumPy's too if ``foreign``, as a checkpoint does not.
+
+    What it gives says whether PyTorch's has moved.
+    """
     state = torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     python = random.getstate()
@@ -215,8 +247,9 @@ def _random_states() -> Iterator[Callable[[], bool]]:
         torch.set_rng_state(state)
         if devices:
             torch.cuda.set_rng_state_all(devices)
-        random.setstate(python)
-        if numpy is not None:
+        if foreign:
+            random.setstate(python)
+        if foreign and numpy is not None:
             numpy.random.set_state(numbers)
 
 
@@ -244,11 +277,17 @@ class _Buffers:
         return self
 
     def changed(self) -> set[tuple[str, str]]:
-        """Places of the copies that were written to, or replaced."""
+        """Places of the copies that were written to, or replaced.
+
+        By their values: batch norm writes to its running statistics and tells no version counter.
+        """
         return {
             (path, name)
-            for (owner, path, name), copy in zip(self._owners, self._copies, strict=True)
-            if owner._buffers[name] is not copy or (copy is not None and copy._version)
+            for (owner, path, name), copy, before in zip(
+                self._owners, self._copies, self._before, strict=True
+            )
+            if (now := owner._buffers[name]) is not copy
+            or (now is not None and before is not None and not torch.equal(now, before))
         }
 
     def __exit__(self, *error: object) -> None:

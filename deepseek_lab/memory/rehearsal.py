@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from deepseek_lab.capture.observe import ModuleObserver
 from deepseek_lab.engine.training.tape import Loss
-from deepseek_lab.memory.logits import Deferred, Head
+from deepseek_lab.memory.logits import Deferred, Head, linear_cross_entropy
 from deepseek_lab.memory.meter import Meter, block_bytes
 from deepseek_lab.memory.operations import Operation, Operations
 from deepseek_lab.memory.recompute import Keep, Recomputed
@@ -40,6 +40,8 @@ class Habits:
     """Whether they are still there when the backward pass begins."""
     keeps_results: bool = False
     """Whether the last step's results are still there when the model is called."""
+    holds_results: bool = False
+    """Whether a step's own results are still there in its backward pass."""
     autocast: torch.dtype | None = None
 
 
@@ -62,6 +64,10 @@ class Part:
     path: str
     operations: list[Operation]
     bytes: int
+    inputs: list[tuple[Tensor, int]] = dataclasses.field(default_factory=list)
+    """What it was given, with its version then; empty once the step has ended."""
+    written: bool = False
+    """Whether somebody wrote to that after the part had run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Rehearsal:
         habits: See :class:`Habits`.
         recomputed: The real model's parts, as far as they can be recomputed.
         heads: The real model's layers that can be deferred.
+        others_bytes: What is held throughout beside model and optimisers.
 
     Raises:
         NotRehearsed: The model can't be copied.
@@ -109,6 +116,7 @@ class Rehearsal:
         habits: Habits | None = None,
         recomputed: Sequence[Recomputed] = (),
         heads: Sequence[Head] = (),
+        others_bytes: int = 0,
     ) -> None:
         self._mode = FakeTensorMode()
         self._loss = loss
@@ -125,9 +133,10 @@ class Rehearsal:
             self._args, self._kwargs, self._extras = tree_map(
                 lambda one: self._fake(one, memo), (tuple(args), dict(kwargs), loss.extras if loss else ())
             )
+        _without_hooks(self._model)
         self._optimizers = [_copied(one, memo, self._mode) for one in optimizers if _is_pytorchs(one)]
         odd = [one for one in optimizers if not _is_pytorchs(one)]
-        self._odd_state = sum(
+        self._odd_state = others_bytes + sum(
             block_bytes(value)
             for one in odd
             for state in one.state.values()
@@ -181,7 +190,7 @@ class Rehearsal:
                     if last and look:
                         for one in self._recomputed:
                             one.watch = _looking(one.unit.path, meter, parts)
-                    result = self._step(meter, choice, old)
+                    result = self._step(meter, choice, old, parts)
             return dataclasses.replace(result, parts=tuple(parts))
         except Exception as error:
             raise NotRehearsed(_words(error)) from error
@@ -194,7 +203,7 @@ class Rehearsal:
             for weight in self._model.parameters():
                 weight.grad = None
 
-    def _step(self, meter: Meter, choice: Choice, old: list[Any]) -> Rehearsed:
+    def _step(self, meter: Meter, choice: Choice, old: list[Any], parts: Sequence[Part]) -> Rehearsed:
         habits = self._habits
         meter.hold(self._model.parameters())
         meter.hold(self._model.buffers())
@@ -216,7 +225,15 @@ class Rehearsal:
                 if not habits.gradients_in_backward:
                     self._clear()
                 forward = meter.peak_bytes
-                loss = self._loss_of(results)
+                found = [one for one in tree_leaves(results) if isinstance(one, Tensor)]
+                if habits.keeps_results:
+                    old.append(results)
+                if not habits.holds_results:
+                    del results
+                loss = self._loss_of(found)
+            for part in parts:
+                part.written = any(one._version != version for one, version in part.inputs)
+                part.inputs = []
             loss.backward()
             del loss
             backward = meter.peak_bytes
@@ -235,8 +252,6 @@ class Rehearsal:
                         group["fused"], group["foreach"] = fused, foreach
         peak = meter.peak_bytes + self._odd_state
         phase = "forward" if peak == forward else "backward" if peak == backward else "update"
-        if habits.keeps_results:
-            old.append(results)
         return Rehearsed(peak, lasting, phase)
 
     def _clear(self) -> None:
@@ -250,17 +265,35 @@ class Rehearsal:
         kind = next((one.device.type for one in self._model.parameters()), "cpu")
         return torch.autocast(kind, dtype)
 
-    def _loss_of(self, results: Any) -> Tensor:
-        tensors = [one for one in tree_leaves(results) if isinstance(one, Tensor)]
+    def _loss_of(self, results: list[Tensor]) -> Tensor:
+        """The loss; the list is emptied, so that a result is let go when it was used for the last time."""
         if self._loss is not None:
-            return self._loss.of(tensors, self._extras)
-        own = loss_among(tensors)
+            taken = [results[index] for index in self._loss.used]
+            results.clear()
+            taken += self._extras
+            loss = fx.Interpreter(self._loss.graph).boxed_run(taken)
+            assert isinstance(loss, Tensor)
+            return loss
+        own = loss_among(results)
         if own is not None:
-            return tensors[own]
-        floats = [one for one in tensors if one.requires_grad and type(one) is not Deferred]
-        if not floats:
+            loss = results[own]
+            results.clear()
+            return loss
+        losses = [_stand_in(one) for one in results if one.requires_grad]
+        if not losses:
             raise NotRehearsed("no result can be differentiated")
-        return torch.stack([one.float().sum() for one in floats]).sum()
+        results.clear()
+        return torch.stack(losses).sum()
+
+
+def _stand_in(result: Tensor) -> Tensor:
+    """A loss of a result whose own loss is not known yet; logits are taken to be classes' before a cross entropy."""
+    if type(result) is Deferred:
+        rows = result._rows.flatten(0, -2)
+        weight, bias = result._source.weights()
+        labels = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        return linear_cross_entropy(rows, weight, bias, labels, head=result._source.head).float()
+    return result.float().sum()
 
 
 def loss_among(results: Sequence[Tensor]) -> int | None:
@@ -271,21 +304,30 @@ def loss_among(results: Sequence[Tensor]) -> int | None:
 def _looking(path: str, meter: Meter, parts: list[Part]) -> Callable[..., Any]:
     def watch(before: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         held = meter.now_bytes
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        versions = [(one, one._version) for one in given]
         with Operations() as operations:
             result = before(*args, **kwargs)
-        inputs = {
-            one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)
-        }
+        inputs = {one.untyped_storage()._cdata for one in given}
         made = {
             one.untyped_storage()._cdata: block_bytes(one)
             for one in tree_leaves(result)
             if isinstance(one, Tensor) and type(one) is not Deferred
         }
         own = sum(size for key, size in made.items() if key not in inputs)
-        parts.append(Part(path, operations.found, max(meter.now_bytes - held - own, 0)))
+        parts.append(Part(path, operations.found, max(meter.now_bytes - held - own, 0), versions))
         return result
 
     return watch
+
+
+def _without_hooks(model: nn.Module) -> None:
+    """Take a user's hooks away from a copy: they are told of real calls only. PyTorch's own make weights, and stay."""
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            for key, hook in list(hooks.items()):
+                if not str(getattr(type(hook), "__module__", "")).startswith("torch."):
+                    del hooks[key]
 
 
 def _as_parameter(real: Tensor, fake: Tensor) -> Tensor:

@@ -123,12 +123,14 @@ class MemoryRun:
         return not self.working
 
     def close(self, error: bool = False) -> None:
-        """The cell has ended; plans stay."""
+        """The cell has ended; plans stay, and a limit that was refused goes with the cell."""
         if self._observer is not None:
             self._observer.close()
             self._observer = None
         for one in self._trainings.values():
             one.ended()
+            if error and one.phase == "waiting":
+                one.close()
 
     def interrupt(self) -> None:
         """Look for no better plan."""

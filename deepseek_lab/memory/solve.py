@@ -80,24 +80,25 @@ def solve(parts: Sequence[Sequence[Option]], budget_bytes: float) -> list[Option
     """
     if budget_bytes < 0:
         return None
-    level = max(budget_bytes / NUM_LEVELS, 1.0)
+    levels = min(NUM_LEVELS, int(budget_bytes))
+    level = budget_bytes / levels if levels else 1.0
     sizes = [[int(np.ceil(one.bytes / level)) for one in part] for part in parts]
-    best = np.zeros(NUM_LEVELS + 1)
-    chosen = np.zeros((len(parts), NUM_LEVELS + 1), dtype=np.int16)
+    best = np.zeros(levels + 1)
+    chosen = np.zeros((len(parts), levels + 1), dtype=np.int16)
     for row, (part, needs) in enumerate(zip(parts, sizes, strict=True)):
-        following = np.full(NUM_LEVELS + 1, np.inf)
+        following = np.full(levels + 1, np.inf)
         for index, (option, need) in enumerate(zip(part, needs, strict=True)):
-            if need > NUM_LEVELS:
+            if need > levels:
                 continue
-            costs = np.full(NUM_LEVELS + 1, np.inf)
-            costs[need:] = best[: NUM_LEVELS + 1 - need] + option.seconds
+            costs = np.full(levels + 1, np.inf)
+            costs[need:] = best[: levels + 1 - need] + option.seconds
             better = costs < following
             following[better] = costs[better]
             chosen[row, better] = index
         best = following
-    if not np.isfinite(best[NUM_LEVELS]):
+    if not np.isfinite(best[levels]):
         return None
-    left, picked = NUM_LEVELS, []
+    left, picked = levels, []
     for row in range(len(parts) - 1, -1, -1):
         index = int(chosen[row, left])
         picked.append(parts[row][index])

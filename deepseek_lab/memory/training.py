@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.sizes import above, words
+from deepseek_lab.engine import allocator
 from deepseek_lab.engine.training.steps import steps
 from deepseek_lab.engine.training.tape import Loss, LossTape
 from deepseek_lab.measure.resident import PeakResident
@@ -35,7 +36,7 @@ from deepseek_lab.memory.meter import Meter, unique_bytes
 from deepseek_lab.memory.operations import Operations
 from deepseek_lab.memory.patches import Patch
 from deepseek_lab.memory.plan import MARGIN, Plan, Planner
-from deepseek_lab.memory.recompute import ALL_AGAIN, Recomputed
+from deepseek_lab.memory.recompute import ALL_AGAIN, Recomputed, foreign_states, random_states
 from deepseek_lab.memory.rehearsal import Choice, Habits, NotRehearsed, Rehearsal, loss_among
 from deepseek_lab.memory.units import find_units
 
@@ -79,11 +80,16 @@ class Training:
         self._parameters = frozenset(map(id, model.parameters()))
         self._patch = Patch(model, self._forward)
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        """Those that have stepped, or that may."""
+        self._steppers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        """Those that have stepped."""
         self._inside = False
         self._calls = 0
         """Calls of the step under way."""
         self._differentiated = False
         self._many_calls = False
+        self._draws = False
+        """Whether a forward pass draws random numbers that are not PyTorch's."""
         self._largest = 0
         self._begun = self._step_s = 0.0
         self._old: list[weakref.ref[Any]] = []
@@ -182,7 +188,7 @@ class Training:
             return before(*args, **kwargs)
         if not self._calls and not self._differentiated:
             self._step_begins()
-        elif self._differentiated and not self._optimizers:
+        elif self._differentiated and not self._steppers:
             self._step_ends()  # a loop that updates its weights by hand: a step ends where the next one begins
             self._step_begins()
         kwargs = self._without_cache(args, kwargs)
@@ -194,11 +200,14 @@ class Training:
             self._watch()
         self._stop_tape()
         self._inside = True
+        numbers = foreign_states() if self.phase == "timing" else None
         try:
             with self._precision():
                 results = before(*args, **kwargs)
         finally:
             self._inside = False
+        if numbers is not None and numbers != foreign_states():
+            self._draws = True
         self._returned(args, kwargs, results)
         return results
 
@@ -269,7 +278,8 @@ class Training:
         if not self._differentiated:
             self._differentiated = True
             alive = any(one.grad is not None for one in self.model.parameters())
-            self._habits = dataclasses.replace(self._habits, gradients_in_backward=alive)
+            holds = any(one() is not None for one in self._old)
+            self._habits = dataclasses.replace(self._habits, gradients_in_backward=alive, holds_results=holds)
 
     # -- the first step: carefully ------------------------------------------------------------------------
 
@@ -287,9 +297,16 @@ class Training:
         self._be_careful()
         self.phase = "careful"
         try:
-            rehearsal = self._rehearsal(args, kwargs, trusting=True)
-            found = rehearsal.run(self._careful_choice(defers=bool(self._heads)))
+            with random_states():
+                rehearsal = self._rehearsal(args, kwargs, trusting=True)
+                plain = rehearsal.run(Choice(), look=True)
+                for part in self._parts:
+                    if any(one.written for one in plain.parts if one.path == part.unit.path):
+                        part.leave_alone("what it is given is written to before the backward pass")
+                found = rehearsal.run(self._careful_choice(defers=bool(self._heads)))
         except NotRehearsed:
+            for part in self._parts:
+                part.copies_inputs = True
             return
         if found.peak_bytes > limit:
             self._refuse(found.peak_bytes, found.phase, limit)
@@ -314,6 +331,18 @@ class Training:
             for state in optimizer.state.values():
                 yield from (one for one in tree_leaves(state) if isinstance(one, Tensor))
 
+    @property
+    def _stepped(self) -> list[torch.optim.Optimizer]:
+        return list(self._steppers)
+
+    def _unused_state(self) -> Iterator[Tensor]:
+        """State of optimisers that are there and are not the ones that step."""
+        used = set(map(id, self._stepped or _without_rivals(_optimizers_of(self._parameters))))
+        for optimizer in self._optimizers:
+            if id(optimizer) not in used:
+                for state in optimizer.state.values():
+                    yield from (one for one in tree_leaves(state) if isinstance(one, Tensor))
+
     def _be_careful(self) -> None:
         for part in self._parts:
             part.keep = ALL_AGAIN
@@ -333,7 +362,8 @@ class Training:
                 args,
                 kwargs,
                 loss=self._loss,
-                optimizers=list(self._optimizers),
+                optimizers=self._stepped or _without_rivals(_optimizers_of(self._parameters)),
+                others_bytes=unique_bytes(self._unused_state()),
                 habits=self._habits,
                 recomputed=parts,
                 heads=self._heads,
@@ -409,6 +439,7 @@ class Training:
         """An optimiser has written to the weights."""
         self._put_back()
         self._optimizers.add(optimizer)
+        self._steppers.add(optimizer)
         if self._calls:
             self._step_ends()
 
@@ -428,6 +459,9 @@ class Training:
     def _begin_planning(self) -> None:
         assert self._call is not None
         (args, kwargs), self._call = self._call, None
+        if self._draws:
+            self._stay_careful("the model draws numbers from Python's or NumPy's random generator")
+            return
         if self._many_calls:
             self._stay_careful("the model is called more than once in a step")
             return
@@ -441,7 +475,7 @@ class Training:
             rehearsal,
             dict(self._seconds),
             can_defer=any(head.num_rows for head in self._heads),
-            can_fuse=any(_can_fuse(one) for one in self._optimizers),
+            can_fuse=any(_can_fuse(one) for one in self._steppers),
             stopped=self._stopped.is_set,
         )
         self._thread = threading.Thread(
@@ -515,6 +549,7 @@ class Training:
             one = ref()
             meter.hold(one.holds() if type(one) is Deferred else [one])
             del one
+        allocator.trim()  # what is free but resident would hide what the step takes
         self._resident = PeakResident.begin()
         meter.__enter__()  # type: ignore[no-untyped-call]
 
@@ -563,14 +598,26 @@ def _telling(training: weakref.ref[Training]) -> Callable[[Tensor], None]:
 
 
 def _optimizers_of(parameters: frozenset[int]) -> list[torch.optim.Optimizer]:
-    """Optimisers that train these parameters, wherever they are."""
-    found = []
+    """Optimisers that train these parameters, wherever they are; those first that have no state yet."""
+    found: list[torch.optim.Optimizer] = []
     for one in gc.get_objects():
         # By type: a proxy answers for another object, with a warning.
         if issubclass(type(one), torch.optim.Optimizer) and any(
             id(weight) in parameters for group in one.param_groups for weight in group["params"]
         ):
             found.append(one)
+    return sorted(found, key=lambda one: len(one.state))
+
+
+def _without_rivals(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+    """Of optimisers that train the same parameters, as an earlier run of a cell leaves them, the first."""
+    taken: set[int] = set()
+    found = []
+    for one in optimizers:
+        weights = {id(weight) for group in one.param_groups for weight in group["params"]}
+        if taken.isdisjoint(weights):
+            found.append(one)
+            taken |= weights
     return found
 
 
