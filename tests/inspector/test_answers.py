@@ -27,7 +27,7 @@ def _train(
 ) -> Inspection:
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     training = Training(model, optimizer, batches or data.batches(data.digits()), loss=loss, num_steps=steps)
-    return training.inspected(share=1e9)
+    return training.inspected(share=1.0)
 
 
 def _only(seen: Inspection, kind: str) -> Finding:
@@ -41,7 +41,7 @@ def _only(seen: Inspection, kind: str) -> Finding:
 def test_loss_of_the_users_own_names_its_operator_line_and_inputs() -> None:
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters())
-    with inspect(found=lambda finding: None, share=1e9) as seen:
+    with inspect(found=lambda finding: None, share=1.0) as seen:
         for _, (x, y) in zip(range(3), data.batches(data.digits()), strict=False):
             shares = model(x).softmax(1) * (y[:, None] != 3)
             loss = -shares.gather(1, y[:, None]).log().mean()  # the line
@@ -125,7 +125,7 @@ def test_update_that_spoils_parameters_is_told_with_the_step_before() -> None:
                 model[4].weight[0, 0] = float("inf")  # type: ignore[index, union-attr]
 
     training.before_step = spoil
-    found = _only(training.inspected(share=1e9), "nonfinite")
+    found = _only(training.inspected(share=1.0), "nonfinite")
     assert (found.module, found.since) == ("model.4", 7)
     assert "4.weight first" in found.evidence
 
@@ -144,7 +144,7 @@ def test_random_numbers_and_buffers_are_as_they_were_after_a_step_is_run_again()
                 optimizer.step()
 
         if watched:
-            with inspect(found=lambda finding: None, share=1e9):
+            with inspect(found=lambda finding: None, share=1.0):
                 run()
         else:
             run()
@@ -241,7 +241,7 @@ def _tried(name: str) -> Finding:
     torch.manual_seed(0)
     training = planted.make()
     before = [one.clone() for one in training.model.parameters()]
-    seen = training.inspected(share=1e9, try_fixes=True)
+    seen = training.inspected(share=1.0, try_fixes=True)
     assert any(
         not torch.equal(one, other) for one, other in zip(before, training.model.parameters(), strict=True)
     )
@@ -275,7 +275,7 @@ def test_fix_of_what_cannot_be_copied_says_so() -> None:
     training = Training(
         model, torch.optim.Adam(model.parameters()), data.batches(data.digits()), num_steps=20
     )
-    trial = _only(training.inspected(share=1e9, try_fixes=True), "vanishing gradient").trial
+    trial = _only(training.inspected(share=1.0, try_fixes=True), "vanishing gradient").trial
     assert trial is not None
     assert "cannot be copied (TypeError: a lock)" in trial.failed
 
@@ -286,7 +286,7 @@ def test_fix_of_what_cannot_be_copied_says_so() -> None:
 def test_parts_that_the_loop_calls_belong_to_the_model_that_has_a_name() -> None:
     model = nn.ModuleDict({"encoder": mlp(2), "head": nn.Linear(10, 10)})
     optimizer = torch.optim.Adam(model.parameters())
-    with inspect(found=lambda finding: None, share=1e9, namespace={"net": model}) as seen:
+    with inspect(found=lambda finding: None, share=1.0, namespace={"net": model}) as seen:
         for _, (x, y) in zip(range(8), data.batches(data.digits()), strict=False):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model["head"](model["encoder"](x)), y).backward()
@@ -309,7 +309,7 @@ def test_report_is_plain_data_and_holds_no_tensor() -> None:
 
 def test_only_what_is_named_is_watched() -> None:
     mine, other = mlp(), mlp()
-    with deepseek_lab.inspect(mine, found=lambda finding: None, share=1e9) as seen:
+    with deepseek_lab.inspect(mine, found=lambda finding: None, share=1.0) as seen:
         for model in (mine, other):
             for _, (x, y) in zip(range(3), data.batches(data.digits()), strict=False):
                 nn.functional.cross_entropy(model(x), y).backward()
@@ -325,7 +325,7 @@ def test_what_is_no_module_is_refused() -> None:
 def test_findings_are_lines_on_stderr_without_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
     model = mlp(10, activation=nn.Sigmoid)
     optimizer = torch.optim.Adam(model.parameters())
-    with deepseek_lab.inspect(share=1e9):
+    with deepseek_lab.inspect(share=1.0):
         for _, (x, y) in zip(range(8), data.batches(data.digits()), strict=False):
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()

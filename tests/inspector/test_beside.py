@@ -267,7 +267,7 @@ WITH_TRIALS = ("dropout_and_batch_norm", "gpt2", "hooks_of_the_users", "two_mode
 )
 def test_training_is_the_same_bit_by_bit(name: str, tries: bool) -> None:
     expected, random_state = _run(LOOPS[name])
-    with inspect(found=lambda finding: None, share=1e9, try_fixes=tries) as seen:
+    with inspect(found=lambda finding: None, share=1.0, try_fixes=tries) as seen:
         found, state = _run(LOOPS[name])
     assert len(found) == len(expected)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -299,7 +299,7 @@ def test_error_in_the_middle_of_a_step_is_the_users_and_leaves_nothing(error: ty
             raise error("mine")
 
     failing = nn.Sequential(mlp(), Failing())
-    seen = inspect(found=lambda finding: None, share=1e9)
+    seen = inspect(found=lambda finding: None, share=1.0)
 
     def loop() -> None:
         with seen:
@@ -332,7 +332,7 @@ def test_hooks_of_the_users_see_each_call_once_although_a_step_is_run_again() ->
     model, calls = mlp(2), []
     model[0].register_forward_hook(lambda *_: calls.append(1))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with inspect(found=lambda finding: None, share=1e9) as seen:
+    with inspect(found=lambda finding: None, share=1.0) as seen:
         for step, (x, y) in zip(range(5), data.batches(data.digits()), strict=False):
             loss = nn.functional.cross_entropy(model(x), y) * (float("nan") if step == 3 else 1.0)
             optimizer.zero_grad()
@@ -351,7 +351,7 @@ def test_compiled_model_says_what_is_not_seen() -> None:
         compiled = torch.compile(model, backend="aot_eager")
         expected = _classify(torch.compile(twin, backend="aot_eager"), torch.optim.Adam(twin.parameters()))
         torch._dynamo.utils.counters.clear()
-        with inspect(found=lambda finding: None, share=1e9) as seen:
+        with inspect(found=lambda finding: None, share=1.0) as seen:
             found = _classify(compiled, torch.optim.Adam(model.parameters()))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     assert any("compiled" in note for note in seen.report.notes)

@@ -13,7 +13,7 @@ from tests.inspector.planted import PLANTED, Planted
 def test_planted_fault_is_found_where_it_is(fault: Planted) -> None:
     # Every step is looked at: what is found must not depend on how fast the machine is.
     torch.manual_seed(0)
-    seen = fault.make().inspected(share=1e9)
+    seen = fault.make().inspected(share=1.0)
     assert fault.is_found(seen), [(one.kind, one.module, one.text) for one in seen.findings]
     found = next(one for one in seen.findings if one.kind in fault.kinds and one.module in fault.modules)
     assert found.evidence
@@ -25,7 +25,7 @@ def test_planted_fault_is_found_where_it_is(fault: Planted) -> None:
 @pytest.mark.parametrize("name", HEALTHY)
 def test_nothing_is_said_of_a_sound_training(name: str) -> None:
     torch.manual_seed(0)
-    seen = HEALTHY[name]().inspected(share=1e9)
+    seen = HEALTHY[name]().inspected(share=1.0)
     assert seen.findings == ()
     assert seen.notes == ()
     assert seen.num_samples > 100
