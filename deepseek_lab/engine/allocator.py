@@ -19,6 +19,7 @@ from typing import Any
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT = {_TRIM_THRESHOLD: -1, _MMAP_THRESHOLD: 1 << 30}
 _USUAL = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20}
+_AT_ONCE = {_TRIM_THRESHOLD: 1 << 20, _MMAP_THRESHOLD: 1 << 20}
 _lock = threading.Lock()
 _keeps = False
 
@@ -53,6 +54,19 @@ def keep(on: bool) -> None:
         for option, value in (_KEPT if on else _USUAL).items():
             library.mallopt(option, value)
         _keeps = on
+
+
+def return_at_once(on: bool) -> None:
+    """Have blocks of a megabyte and more go back to the system as soon as they are free, or as usual.
+
+    The process then holds what its tensors hold: usual heaps have holes that nothing fits in, a quarter of a training
+    step and more. The price is that the system clears pages again for every such block.
+    """
+    if (library := _libc()) is not None:
+        with _lock:
+            for option, value in (_AT_ONCE if on else _USUAL).items():
+                library.mallopt(option, value)
+        library.malloc_trim(0)
 
 
 def trim() -> None:

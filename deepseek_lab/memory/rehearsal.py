@@ -27,7 +27,8 @@ from deepseek_lab.memory.operations import Operation, Operations
 from deepseek_lab.memory.recompute import Keep, Recomputed
 from deepseek_lab.memory.units import Unit
 
-_ALL_ROWS = 1 << 60
+_IGNORED = -100
+"""What PyTorch's losses, and those of transformers, take for no label unless told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Rehearsal:
             layer = self._model.get_submodule(real.path)
             assert isinstance(layer, nn.Linear)
             head = Head(real.path, layer)
-            head.num_labelled = real.most_labelled if real.num_rows else _ALL_ROWS
+            head.num_labelled = real.most_labelled if real.num_rows else _num_labelled(args, kwargs)
             self._heads.append(head)
 
     def _fake(self, value: Any, memo: Mapping[int, Any]) -> Any:
@@ -284,6 +285,16 @@ class Rehearsal:
             raise NotRehearsed("no result can be differentiated")
         results.clear()
         return torch.stack(losses).sum()
+
+
+def _num_labelled(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """How many tokens have a label, as far as a call's own arguments say it."""
+    counts = [
+        int((one != _IGNORED).sum())
+        for one in tree_leaves((args, kwargs))
+        if isinstance(one, Tensor) and one.dtype == torch.int64
+    ]
+    return min(counts, default=1 << 60)
 
 
 def _stand_in(result: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ from deepseek_lab.memory.recompute import ALL_AGAIN, Recomputed, foreign_states,
 from deepseek_lab.memory.rehearsal import Choice, Habits, NotRehearsed, Rehearsal, loss_among
 from deepseek_lab.memory.units import find_units
 
+LIBRARIES = 128 << 20
+"""What PyTorch's libraries may take for themselves during a step, beside tensors."""
 GROWTH = 1.02
 """A call whose inputs are larger than the largest planned ones by more than this needs another plan."""
 
@@ -104,6 +106,7 @@ class Training:
         self._held = 0
         self._limit_planned = 0
         self._said = self._over = False
+        self._at_once = False
         self._to_measure = False
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -126,6 +129,9 @@ class Training:
             one.remove()
         self._patch.remove()
         steps.leave(self)
+        if self._at_once:
+            self._at_once = False
+            allocator.return_at_once(False)
         self.phase = "closed"
 
     def ended(self) -> None:
@@ -195,6 +201,7 @@ class Training:
         if self.phase == "waiting":
             self._first(args, kwargs)
         self._calls += 1
+        self._observe()
         self._sized(args, kwargs)
         if self.phase == "timing":
             self._watch()
@@ -254,7 +261,7 @@ class Training:
         if watched is None and deferred is not None:
             watched = deferred._rows
         if watched is not None and watched.requires_grad:
-            watched.register_hook(_telling(weakref.ref(self)))
+            watched.register_hook(_telling(weakref.ref(self), self._calls))
         if self.phase != "timing":
             return
         self._call = args, kwargs
@@ -273,13 +280,22 @@ class Training:
             self._tape.stop()
             self._tape = None
 
-    def backward_begins(self) -> None:
-        """A gradient has come back to a call's results."""
-        if not self._differentiated:
-            self._differentiated = True
-            alive = any(one.grad is not None for one in self.model.parameters())
-            holds = any(one() is not None for one in self._old)
-            self._habits = dataclasses.replace(self._habits, gradients_in_backward=alive, holds_results=holds)
+    def backward_begins(self, call: int) -> None:
+        """A gradient has come back to a call's results; ``call`` is its number in the step.
+
+        Where another call was made since, both were held together. One that nobody differentiates, as of an evaluation
+        that computes gradients for nothing, is none of the step's.
+        """
+        if call < self._calls:
+            self._many_calls = True
+        self._differentiated = True
+        habits = self._habits
+        self._habits = dataclasses.replace(
+            habits,
+            gradients_in_backward=habits.gradients_in_backward
+            or any(one.grad is not None for one in self.model.parameters()),
+            holds_results=habits.holds_results or any(one() is not None for one in self._old),
+        )
 
     # -- the first step: carefully ------------------------------------------------------------------------
 
@@ -412,12 +428,21 @@ class Training:
         if self._pending is not None:
             self._apply(self._pending)
             self._pending = None
-        kept = any(one() is not None for one in self._old)
-        grads = any(one.grad is not None for one in self.model.parameters())
-        self._habits = dataclasses.replace(self._habits, gradients_in_forward=grads, keeps_results=kept)
+        self._habits = Habits(autocast=self._dtype)
+        self._many_calls = False
         self._begun = time.perf_counter()
         if self._to_measure and self._meter is None:
             self._start_meter()
+
+    def _observe(self) -> None:
+        """What is held when a call begins; gradients that are accumulated are there from the second call on."""
+        habits = self._habits
+        self._habits = dataclasses.replace(
+            habits,
+            gradients_in_forward=habits.gradients_in_forward
+            or any(one.grad is not None for one in self.model.parameters()),
+            keeps_results=habits.keeps_results or any(one() is not None for one in self._old),
+        )
 
     def step_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser is about to write to the weights."""
@@ -445,7 +470,6 @@ class Training:
 
     def _step_ends(self) -> None:
         self._step_s = time.perf_counter() - self._begun
-        self._many_calls = self._calls > 1
         self._calls, self._differentiated = 0, False
         self._measured()
         if self.phase == "careful":
@@ -463,7 +487,7 @@ class Training:
             self._stay_careful("the model draws numbers from Python's or NumPy's random generator")
             return
         if self._many_calls:
-            self._stay_careful("the model is called more than once in a step")
+            self._stay_careful("a step holds more than one call of the model at once")
             return
         try:
             rehearsal = self._rehearsal(args, kwargs)
@@ -578,6 +602,17 @@ class Training:
             step_ms=1e3 * self._step_s,
         )
         limit = self.limit_bytes
+        holes = 0 if process is None else process - peak
+        if process is not None and peak <= limit < process and holes > LIBRARIES and not self._at_once:
+            # The heap's holes, not the tensors: the promise is the process's.
+            self._at_once = True
+            allocator.return_at_once(True)
+            self._to_measure = True
+            self._emit(
+                ev.Noted,
+                text=f"{self.name}: tensors held {words(peak)}, the process {words(process)}, as the heap has holes; "
+                "large blocks now go back to the system at once, which takes time",
+            )
         if self.phase == "kept" and self.plan is not None and self.plan.fits and peak > limit:
             self._lowered = min(0.5, self._lowered + (peak / self.plan.rehearsed.peak_bytes - 1 + MARGIN))
             self._emit(
@@ -588,11 +623,11 @@ class Training:
             self.phase = "timing"
 
 
-def _telling(training: weakref.ref[Training]) -> Callable[[Tensor], None]:
+def _telling(training: weakref.ref[Training], call: int) -> Callable[[Tensor], None]:
     def tell(gradient: Tensor) -> None:
         one = training()
         if one is not None:
-            one.backward_begins()
+            one.backward_begins(call)
 
     return tell
 

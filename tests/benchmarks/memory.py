@@ -206,27 +206,18 @@ def compare(case: Case, bars: list[tuple[float, float]], rounds: int) -> int:
         flush=True,
     )
     missed = 0
+    del eager
+    gc.collect()
     for less, slower in bars:
-        model = copy.deepcopy(initial)
-        arm = Arm(case, model)
-        run = planned(arm, peak * (1 - less))
-        first = Arm(case, copy.deepcopy(initial))
-        number = 0
-        losses = []
-        times: list[tuple[float, float]] = []
-        own, own_process = arm.peaks(10)
-        run.restore()
-        # From the same weights again, both arms in turn.
-        arm = Arm(case, first.model)
-        reference = Arm(case, copy.deepcopy(initial))
+        arm, reference = Arm(case, copy.deepcopy(initial)), Arm(case, copy.deepcopy(initial))
         run = planned(arm, peak * (1 - less))
         steps = next(iter(run.report.rows.values())).planned
         assert steps is not None
-        for number in range(20):  # the eager arm takes the steps that planning took
-            if reference.optimizer.state and _count(reference) >= _count(arm):
-                break
-            reference.step(number)
         start = _count(arm)
+        for number in range(start):  # the steps that planning took
+            reference.step(number)
+        losses: list[tuple[float, float]] = []
+        times: list[tuple[float, float]] = []
         for number in range(start, start + rounds):
             order = ((arm, 1), (reference, 0)) if number % 2 else ((reference, 0), (arm, 1))
             found = dict.fromkeys((0, 1), (0.0, 0.0))
@@ -234,6 +225,8 @@ def compare(case: Case, bars: list[tuple[float, float]], rounds: int) -> int:
                 found[index] = one.step(number)
             losses.append((found[0][0], found[1][0]))
             times.append((found[0][1], found[1][1]))
+        del reference
+        own, own_process = arm.peaks(start + rounds)
         ratio = Ratio.of([own for _, own in times], [base for base, _ in times])
         apart = max(abs(a - b) / abs(a) for a, b in losses)
         saved = 1 - own / peak
@@ -243,12 +236,13 @@ def compare(case: Case, bars: list[tuple[float, float]], rounds: int) -> int:
         print(
             f"  limit {peak * (1 - less) / MIB:,.0f} MiB: {own / MIB:,.0f} MiB measured ({saved:.1%} less; predicted "
             f"{steps.predicted_bytes / MIB:,.0f}), process {own_process / MIB:,.0f} MiB; a step takes "
-            f"{ratio.speedup:.3f} of eager's time (95% {low:.3f}-{high:.3f}); losses at most {apart:.1e} apart over {len(losses)} steps; bar "
+            f"{ratio.speedup:.3f} of eager's time (95% {low:.3f}-{high:.3f}); losses at most {apart:.1e} apart over "
+            f"{len(losses)} steps; bar "
             f">= {less:.0%} less, <= {1 + slower:.2f}: {'HELD' if held else 'MISSED'}\n    {words_of(steps)}",
             flush=True,
         )
         run.restore()
-        del arm, reference, model, first
+        del arm, run
         gc.collect()
     return missed
 
