@@ -63,6 +63,11 @@ def workshop() -> Workshop:
     return Workshop()
 
 
+def _runs_alone(module: torch.nn.Module) -> bool:
+    """Whether something of ours stands in for the module's forward that no graph may run past."""
+    return bool(getattr(module.__dict__.get("forward"), "runs_alone", False))
+
+
 _BY_ID: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
 
 
@@ -165,7 +170,7 @@ class Run:
         return wrapping(function, lambda *args, **kwargs: call["now"](*args, **kwargs))
 
     def _module_called(self, namespace: Mapping[str, Any], module: torch.nn.Module) -> None:
-        if next(module.parameters(), None) is None:
+        if next(module.parameters(), None) is None or _runs_alone(module):
             return
         previous = module._compiled_call_impl
         if isinstance(previous, Dispatcher):
@@ -217,6 +222,11 @@ class Run:
         )
 
     def _attach_module(self, name: str, module: torch.nn.Module) -> Callable[..., Any]:
+        if _runs_alone(module):
+            raise TargetError(
+                f"{name} trains within a memory limit, which a captured graph would not keep",
+                hint="restore() of the report that set the limit, then this again",
+            )
         previous = module._compiled_call_impl
         if isinstance(previous, Dispatcher):
             previous = None

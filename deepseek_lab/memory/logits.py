@@ -50,6 +50,8 @@ class Head:
         """Rows with a label, for a rehearsal in which labels have no values."""
         self.most_labelled = 0
         self.num_rows = 0
+        self.num_asked = 0
+        """How often somebody wanted the logits themselves."""
         self._live: weakref.WeakSet[_Source] = weakref.WeakSet()
         self._patch = Patch(layer, self._forward)
 
@@ -145,6 +147,7 @@ class Deferred(Tensor):
     def logits(self) -> Tensor:
         """The logits themselves."""
         if self._made is None:
+            self._source.head.num_asked += 1
             weight, bias = self._source.weights()
             made = F.linear(self._rows, weight, bias)
             if self._moved:

@@ -21,6 +21,9 @@ class Patch:
         forward: What runs: it is given the forward that was there before, and the call's arguments.
     """
 
+    runs_alone = True
+    """Says to the engine that the module is not to be captured as a graph."""
+
     def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         self.module, self._own, self._forward = module, forward, forward
         self._before: Any = None

@@ -17,6 +17,7 @@ from deepseek_lab.base.errors import TargetError
 from deepseek_lab.base.memory import MemoryReport
 from deepseek_lab.base.sizes import parse_limit
 from deepseek_lab.capture.observe import ModuleObserver
+from deepseek_lab.engine.dispatch import Dispatcher
 from deepseek_lab.memory.training import Training
 
 _numbers = itertools.count(1)
@@ -90,9 +91,25 @@ class MemoryRun:
         if any(one is module for training in self._trainings.values() for one in training.model.modules()):
             return  # a part that is called by itself, too
         name = next((n for n, v in self._namespace.items() if v is module and not n.startswith("_")), None)
-        self._attach(name or type(module).__name__, module)
+        try:
+            self._attach(name or type(module).__name__, module)
+        except TargetError as error:  # the cell is the user's, and goes on
+            self.log.emit(ev.Noted(run=self.id, text=str(error.message)))
 
     def _attach(self, name: str, module: nn.Module) -> None:
+        if isinstance(engine := module._compiled_call_impl, Dispatcher):
+            # What is captured runs as a whole, and holds what it holds.
+            engine.stop()
+            engine.close()
+            module._compiled_call_impl = None
+            self.log.emit(
+                ev.Noted(run=self.id, text=f"{name} is no longer run by an optimised graph: a limit holds")
+            )
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise TargetError(
+                f"{name} was given to torch.compile, which decides by itself what it saves",
+                hint="train the plain module, or torch._functorch.config.activation_memory_budget = 0.5",
+            )
         before = _trainings.get(id(module))
         if before is not None and before.model is module and before.phase != "closed":
             before.close()

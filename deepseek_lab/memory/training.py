@@ -498,7 +498,8 @@ class Training:
         planner = Planner(
             rehearsal,
             dict(self._seconds),
-            can_defer=any(head.num_rows for head in self._heads),
+            # A loop that looks at its logits has them anyway.
+            can_defer=any(head.num_rows and not head.num_asked for head in self._heads),
             can_fuse=any(_can_fuse(one) for one in self._steppers),
             stopped=self._stopped.is_set,
         )

@@ -98,7 +98,7 @@ class LimitedRegion:
                 self._run.open({path: checked(path, resolve(path, self._host.namespace))})
             except TargetError as problem:
                 warn(f"optimize: {problem}")
-        if not self._run.report.rows:
+        if not self._run.report.rows and not self._run.report.notes:
             if not self._command.has("quiet"):
                 self._host.say("optimize  nothing in this cell trains, so no limit was needed")
             return

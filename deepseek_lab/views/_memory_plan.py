@@ -17,7 +17,7 @@ _PLACES = 3
 def memory_plan_line(report: MemoryReport) -> str:
     """What there is to say in one line."""
     if not report.rows:
-        return "optimize  nothing in this cell trains"
+        return "optimize  nothing in this cell trains that can be kept within a limit"
     return "\n".join(_line(row) for row in report.rows.values())
 
 
@@ -56,7 +56,10 @@ def memory_plan_text(report: MemoryReport) -> str:
 
 def memory_plan_html(report: MemoryReport) -> str:
     """The same for a page."""
-    parts = [f"<div><b>{html.escape(line)}</b></div>" for line in memory_plan_line(report).splitlines()]
+    style = "white-space:pre-wrap;font-weight:bold"
+    parts = [
+        f'<div style="{style}">{html.escape(line)}</div>' for line in memory_plan_line(report).splitlines()
+    ]
     for row in report.rows.values():
         planned = row.planned
         if planned is not None and planned.steps:

@@ -424,6 +424,60 @@ def test_an_error_in_the_middle_of_a_step_changes_nothing_that_follows() -> None
     run.restore()
 
 
+def test_a_loop_that_looks_at_its_logits_keeps_them() -> None:
+    def train(limit: float | None) -> list[float]:
+        model = make(Language)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        run = deepseek_lab.memory_limit(model, f"{int(limit)}B") if limit else None
+        torch.manual_seed(7)
+        found = []
+        for step in range(6):
+            optimizer.zero_grad()
+            ids = words(step)
+            logits = model(ids)
+            loss = F.cross_entropy(logits.view(-1, 5000), ids.view(-1))
+            loss.backward()
+            optimizer.step()
+            found += [float(loss.detach()), float((logits.argmax(-1) == ids).float().mean())]
+            if run is not None:
+                run.wait()
+        if run is not None and limit is not None:
+            row = row_of(run)
+            assert "logits" not in " ".join(one.action for one in row.planned.steps)
+            assert row.measured.peak_bytes <= limit
+            run.restore()
+        return found
+
+    assert train(0.95 * eager_peak("language")) == pytest.approx(train(None), rel=1e-4)
+
+
+def test_a_compiled_model_is_refused_by_name() -> None:
+    model = make(Language)
+    model.compile(backend="eager")
+    with pytest.raises(TargetError, match=r"was given to torch\.compile") as caught:
+        deepseek_lab.memory_limit(model, "1GiB")
+    assert "activation_memory_budget" in str(caught.value)
+    with pytest.raises(TargetError, match=r"was given to torch\.compile"):
+        deepseek_lab.memory_limit(torch.compile(make(Language), backend="eager"), "1GiB")
+
+
+def test_an_optimised_graph_and_a_limit_do_not_run_past_each_other() -> None:
+    model = make(Language)
+    fast = deepseek_lab.optimize(model, backends=["inductor"])
+    assert model._compiled_call_impl is not None
+    run = deepseek_lab.memory_limit(model, "1GiB")
+    assert model._compiled_call_impl is None
+    assert "no longer run by an optimised graph" in run.report.notes[0]
+    with pytest.raises(TargetError, match="trains within a memory limit") as caught:
+        deepseek_lab.optimize(model)
+    assert "restore()" in str(caught.value)
+    loop = Loop(model, language_loss)
+    loop.until_planned(run)
+    run.restore()
+    fast.restore()
+    assert model._compiled_call_impl is None
+
+
 def test_a_loss_that_is_nan_from_the_start_is_the_loop_s_own_affair() -> None:
     loop = Loop(make(Language), lambda model, step: language_loss(model, step) * float("nan"))
     run = limited(loop, 0.4 * eager_peak("language"))
