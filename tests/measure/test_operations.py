@@ -393,7 +393,7 @@ def test_memory_is_given_back_and_nothing_is_captured() -> None:
     run()
     before, frames = held(), counters["frames"].copy()
     run()
-    assert held() == before
+    assert held() <= before  # what an earlier test left may go meanwhile
     assert counters["frames"] == frames
 
 
