@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from deepseek_lab.capture.observe import ModuleObserver
+from deepseek_lab.engine.training.steps import FusedForm
 from deepseek_lab.engine.training.tape import Loss
 from deepseek_lab.memory.logits import Deferred, Head, linear_cross_entropy
 from deepseek_lab.memory.meter import Meter, block_bytes
@@ -241,16 +242,12 @@ class Rehearsal:
             for head in self._heads if habits.keeps_results else ():
                 head.before_update()
             for optimizer in self._optimizers:
-                groups = optimizer.param_groups
-                before = [(group.get("fused"), group.get("foreach")) for group in groups]
+                form = FusedForm()
                 if choice.fused:
-                    for group in (group for group in groups if "fused" in group):
-                        group["fused"], group["foreach"] = True, False
+                    form.take(optimizer)
                 with torch.no_grad():
                     type(optimizer).step(optimizer)
-                for group, (fused, foreach) in zip(groups, before, strict=True):
-                    if "fused" in group:
-                        group["fused"], group["foreach"] = fused, foreach
+                form.put_back()
         peak = meter.peak_bytes + self._odd_state
         phase = "forward" if peak == forward else "backward" if peak == backward else "update"
         return Rehearsed(peak, lasting, phase)

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.sizes import above, words
 from deepseek_lab.engine import allocator
-from deepseek_lab.engine.training.steps import steps
+from deepseek_lab.engine.training.steps import FusedForm, steps
 from deepseek_lab.engine.training.tape import Loss, LossTape
 from deepseek_lab.measure.resident import PeakResident
 from deepseek_lab.memory import words as say
@@ -110,7 +110,7 @@ class Training:
         self._to_measure = False
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
-        self._flags: list[tuple[dict[str, Any], Any, Any]] = []
+        self._fused = FusedForm()
         self._reasons: dict[str, str] = {}
         self._lowered = 0.0
         """Share that the limit was lowered by, since a step held more than was predicted."""
@@ -138,7 +138,7 @@ class Training:
         """The cell has ended: nothing of ours stays on PyTorch's stacks."""
         self._stop_tape()
         self._stop_meter()
-        self._put_back()
+        self._fused.put_back()
         self._calls, self._differentiated = 0, False
         self._over = True
         if self._pending is not None:
@@ -449,20 +449,13 @@ class Training:
         self._stop_tape()
         for head in self._heads:
             head.before_update()
-        self._put_back()
+        self._fused.put_back()
         if self.plan is not None and self.plan.choice.fused and self.phase == "kept" and not self.paused:
-            for group in (one for one in optimizer.param_groups if "fused" in one):
-                self._flags.append((group, group.get("fused"), group.get("foreach")))
-                group["fused"], group["foreach"] = True, False
-
-    def _put_back(self) -> None:
-        for group, fused, foreach in self._flags:
-            group["fused"], group["foreach"] = fused, foreach
-        self._flags = []
+            self._fused.take(optimizer)
 
     def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser has written to the weights."""
-        self._put_back()
+        self._fused.put_back()
         self._optimizers.add(optimizer)
         self._steppers.add(optimizer)
         if self._calls:

@@ -22,7 +22,7 @@ from deepseek_lab.engine import allocator
 from deepseek_lab.engine.lanes import LiveRace
 from deepseek_lab.engine.runtime import GraphRunner
 from deepseek_lab.engine.training.record import Recorder
-from deepseek_lab.engine.training.steps import steps
+from deepseek_lab.engine.training.steps import FusedForm, steps
 from deepseek_lab.engine.training.ways import Program, Way
 from deepseek_lab.engine.weak import weakly
 from deepseek_lab.measure.race import Ratio
@@ -139,7 +139,7 @@ class TrainingLane:
         self._ratio: Ratio | None = None
         self._judged = threading.Event()
         self._parameters = frozenset(map(id, runner.trained_weights()))
-        self._flags: list[tuple[dict[str, Any], Any, Any]] = []
+        self._fused = FusedForm()
         self._boundary = 0.0
         self._step_s = self._gap_s = 0.0
         self._pure = False
@@ -210,20 +210,13 @@ class TrainingLane:
     def step_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """Have the optimiser take its step in the form that is due."""
         self.recorder.stop()
-        self._put_back()
+        self._fused.put_back()
         if self._now().fused:
-            for group in (one for one in optimizer.param_groups if "fused" in one):
-                self._flags.append((group, group.get("fused"), group.get("foreach")))
-                group["fused"], group["foreach"] = True, False
-
-    def _put_back(self) -> None:
-        for group, fused, foreach in self._flags:
-            group["fused"], group["foreach"] = fused, foreach
-        self._flags = []
+            self._fused.take(optimizer)
 
     def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser has stepped."""
-        self._put_back()
+        self._fused.put_back()
         self._optimizer = weakref.ref(optimizer)
         if self._num_calls:  # several optimisers may share a model's weights: one step
             self._step_ends()
@@ -254,7 +247,7 @@ class TrainingLane:
     def ended(self) -> None:
         """The cell has ended: go on with what was recorded, if anything."""
         self.recorder.stop()
-        self._put_back()
+        self._fused.put_back()
         allocator.give_back()
         if self.phase == "recording":
             self.recorder.step_ends()
@@ -341,7 +334,7 @@ class TrainingLane:
     def close(self) -> None:
         """Be as if the lane had never been."""
         self.recorder.release()
-        self._put_back()
+        self._fused.put_back()
         allocator.give_back()
         self.phase, self._programs, self.way = "eager", {}, Way()
         steps.leave(self)

@@ -76,5 +76,24 @@ class Steps:
                 one.step_ended(optimizer)
 
 
+class FusedForm:
+    """Optimisers' fused form for one step, with what their groups said before put back afterwards."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[dict[str, Any], Any, Any]] = []
+
+    def take(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have the groups that know a fused form step in it."""
+        for group in (one for one in optimizer.param_groups if "fused" in one):
+            self._before.append((group, group.get("fused"), group.get("foreach")))
+            group["fused"], group["foreach"] = True, False
+
+    def put_back(self) -> None:
+        """The groups as they were."""
+        for group, fused, foreach in self._before:
+            group["fused"], group["foreach"] = fused, foreach
+        self._before = []
+
+
 steps = Steps()
 """The steps of this process."""
