@@ -15,12 +15,14 @@ from deepseek_lab.base.version import __version__ as __version__
 if TYPE_CHECKING:
     from deepseek_lab.engine.api import optimize, profile, wait
     from deepseek_lab.inspector.api import inspect
+    from deepseek_lab.memory.accumulation.run import effective_batch
     from deepseek_lab.memory.run import memory_limit
     from deepseek_lab.notebook.track import track
 
 __all__ = [
     "DeepseekError",
     "UsageError",
+    "effective_batch",
     "inspect",
     "memory_limit",
     "optimize",
@@ -40,6 +42,10 @@ def __getattr__(name: str) -> Any:
         from deepseek_lab.inspector.api import inspect
 
         return inspect
+    if name == "effective_batch":
+        from deepseek_lab.memory.accumulation.run import effective_batch
+
+        return effective_batch
     if name == "memory_limit":
         from deepseek_lab.memory.run import memory_limit
 

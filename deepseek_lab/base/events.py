@@ -227,6 +227,36 @@ class MemoryMeasured(Event):
     step_ms: float
 
 
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """A size of the micro-batches of an update that was tried."""
+
+    size: int
+    samples_per_s: float | None
+    peak_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchAccumulated(Event):
+    """Gradients are accumulated until an update has seen ``num_samples``; said once chosen, and at the cell's end.
+
+    ``speedup`` is the time a sample in the loop's own batches over that in the micro-batches which were chosen.
+    """
+
+    num_samples: int
+    micro_batch: int
+    own_batch: int
+    reduction: str
+    """``mean`` or ``sum``: how the loss adds up its batch."""
+    num_updates: int
+    num_micro_batches: int
+    speedup: float | None = None
+    speedup_ci95: tuple[float, float] | None = None
+    tried: tuple[MicroBatch, ...] = ()
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FellBack(Event):
     """A call ran in eager mode although something faster was installed; ``reason`` says why."""

@@ -72,6 +72,7 @@ class OptimizeReport:
         self.breaks: list[ev.GraphBreak] = []
         self.fallbacks: list[ev.FellBack] = []
         self.notes: list[str] = []
+        self.batch: ev.BatchAccumulated | None = None
         self.machine: ev.MachineSeen | None = None
         self.started: ev.RunStarted | None = None
         self.ended = False
@@ -130,6 +131,8 @@ class OptimizeReport:
                         record.coverage = 0.0
             case ev.FellBack():
                 self.fallbacks.append(event)
+            case ev.BatchAccumulated():
+                self.batch = event
             case ev.Noted():
                 self.notes.append(event.text)
             case ev.RunEnded():
@@ -273,6 +276,7 @@ class OptimizeReport:
             "breaks": [dataclasses.asdict(item) for item in self.breaks],
             "fallbacks": [dataclasses.asdict(item) for item in self.fallbacks],
             "notes": list(self.notes),
+            "effective_batch": dataclasses.asdict(self.batch) if self.batch else None,
             "machine": dataclasses.asdict(self.machine) if self.machine else None,
         }
         result = clean(data)

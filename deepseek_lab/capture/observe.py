@@ -19,10 +19,15 @@ class ModuleObserver:
 
     Args:
         found: Told the module before its call is made.
+        called: Told each such call before it is made, with its arguments; what it raises ends the call.
     """
 
-    def __init__(self, found: Callable[[torch.nn.Module], None]) -> None:
-        self._found = found
+    def __init__(
+        self,
+        found: Callable[[torch.nn.Module], None],
+        called: Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._found, self._called = found, called
         self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._original: Any = None
         self.num_calls = 0
@@ -46,6 +51,8 @@ class ModuleObserver:
                 if module not in seen:
                     seen.add(module)
                     self._found(module)
+                if self._called is not None:
+                    self._called(module, args, kwargs)
                 return original(module, *args, **kwargs)
             finally:
                 local.inside = False

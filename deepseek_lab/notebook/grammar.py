@@ -150,6 +150,13 @@ VERBS: dict[str, Verb] = {
                     "SIZE|auto",
                     default="no limit",
                 ),
+                Flag(
+                    "effective-batch",
+                    "update the weights once per N samples, by accumulating gradients of smaller batches",
+                    "int",
+                    "N",
+                    default="the loop's own batches",
+                ),
                 Flag("like", "the reference function whose meaning a stub target must keep", "text", "NAME"),
             ),
             (
@@ -159,6 +166,10 @@ VERBS: dict[str, Verb] = {
                 (
                     "%%deepseek optimize --memory-limit 6GiB",
                     "train in no more than that; the speed is planned",
+                ),
+                (
+                    "%%deepseek optimize --effective-batch 256",
+                    "the loop below, as if its batches had 256 samples",
                 ),
                 ("python -m deepseek_lab optimize train.py", "a whole script"),
             ),

@@ -169,7 +169,12 @@ class ShownRun(Shown):
         views.save(self.report, path)
 
     def __repr__(self) -> str:
-        return self.report.summary()
+        report = self.report
+        if report.batch is None:
+            return report.summary()
+        from deepseek_lab import views
+
+        return f"{report.summary()}\n{views.batch_text(report.batch)}"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

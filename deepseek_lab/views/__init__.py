@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepseek_lab.views._accumulation import batch_text
     from deepseek_lab.views._bundle import bundle
     from deepseek_lab.views._costs import costs_bundle, costs_html, costs_line, costs_text, costs_views
     from deepseek_lab.views._devices import devices_html, devices_line, devices_text
@@ -45,6 +46,7 @@ _PLACES = {
     "Overlay": "_overlays",
     "ScatterView": "_scatter_view",
     "TableView": "_table_view",
+    "batch_text": "_accumulation",
     "bundle": "_bundle",
     "costs_bundle": "_costs",
     "costs_html": "_costs",
@@ -87,6 +89,7 @@ __all__ = [
     "Overlay",
     "ScatterView",
     "TableView",
+    "batch_text",
     "bundle",
     "costs_bundle",
     "costs_html",

@@ -10,6 +10,7 @@ from html import escape
 
 from deepseek_lab.base.report import CandidateRow, GraphRecord, OptimizeReport
 from deepseek_lab.views import _page, _svg, _tables, _text, _words
+from deepseek_lab.views._accumulation import batch_line, batch_notes
 
 STYLE = f"""
 .dsl{_svg.THEME % _svg.LIGHT}
@@ -83,6 +84,9 @@ def body(report: OptimizeReport, sections: Sequence[str], detail: Detail) -> str
         f'<div class="dsl"><style>{STYLE}</style>',
         f'<p class="s">{escape(_words.clip(report.summary(), 400))}</p>',
     ]
+    if report.batch is not None:
+        parts.append(f'<p class="s">{escape(batch_line(report.batch))}</p>')
+        parts += [f'<p class="m">{escape(one)}</p>' for one in batch_notes(report.batch)]
     if report.candidates:
         parts.append(_folded("candidates", _candidates(report.candidates, detail)))
     remarks = _tables.remarks(report)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from deepseek_lab.base.events import GraphNode
 from deepseek_lab.base.report import OptimizeReport
 from deepseek_lab.views import _rows, _tables, _tree, _words
+from deepseek_lab.views._accumulation import batch_text
 from deepseek_lab.views._rows import Row
 
 _CODE, _SHAPE = 60, 30
@@ -59,6 +60,8 @@ def _columns(row: Row) -> tuple[str, str, str]:
 def report_text(report: OptimizeReport, *, max_rows: int = 30, max_remarks: int = 12) -> str:
     """Summary line, the main graph's candidates, the other graphs, breaks, fallbacks and notes."""
     parts = [_words.clip(report.summary(), 400)]
+    if report.batch is not None:
+        parts.append(batch_text(report.batch))
     main = report.main_graph
     rows = report.candidates
     if rows:

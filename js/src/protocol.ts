@@ -25,6 +25,13 @@ export interface MemoryStep {
   readonly seconds: number;
 }
 
+/** A size of the micro-batches of an update that was tried. */
+export interface MicroBatch {
+  readonly size: number;
+  readonly samples_per_s: number | null;
+  readonly peak_bytes: number | null;
+}
+
 /** One line of the user's, in the cell or in another cell or file that it called. */
 export interface LineCost {
   readonly file: string;
@@ -261,6 +268,24 @@ export interface MemoryMeasured {
   readonly step_ms: number;
 }
 
+/** Gradients are accumulated until an update has seen ``num_samples``; said once chosen, and at the cell's end. */
+export interface BatchAccumulated {
+  readonly kind: "batch_accumulated";
+  readonly run: string;
+  readonly at_s: number;
+  readonly num_samples: number;
+  readonly micro_batch: number;
+  readonly own_batch: number;
+  readonly reduction: string;
+  readonly num_updates: number;
+  readonly num_micro_batches: number;
+  readonly speedup: number | null;
+  readonly speedup_ci95: readonly [number, number] | null;
+  readonly tried: readonly MicroBatch[];
+  readonly reason: string;
+  readonly notes: readonly string[];
+}
+
 /** A call ran in eager mode although something faster was installed; ``reason`` says why. */
 export interface FellBack {
   readonly kind: "fell_back";
@@ -326,6 +351,7 @@ export type AnyEvent =
   | Decided
   | MemoryPlanned
   | MemoryMeasured
+  | BatchAccumulated
   | FellBack
   | Progressed
   | Measured
@@ -558,6 +584,52 @@ export const SHAPES: Readonly<Record<AnyEvent["kind"], Readonly<Record<string, S
       "number"
     ],
     "step_ms": "number"
+  },
+  "batch_accumulated": {
+    "run": "string",
+    "at_s": "number",
+    "num_samples": "number",
+    "micro_batch": "number",
+    "own_batch": "number",
+    "reduction": "string",
+    "num_updates": "number",
+    "num_micro_batches": "number",
+    "speedup": [
+      "optional",
+      "number"
+    ],
+    "speedup_ci95": [
+      "optional",
+      [
+        "tuple",
+        [
+          "number",
+          "number"
+        ]
+      ]
+    ],
+    "tried": [
+      "list",
+      [
+        "record",
+        {
+          "size": "number",
+          "samples_per_s": [
+            "optional",
+            "number"
+          ],
+          "peak_bytes": [
+            "optional",
+            "number"
+          ]
+        }
+      ]
+    ],
+    "reason": "string",
+    "notes": [
+      "list",
+      "string"
+    ]
   },
   "fell_back": {
     "run": "string",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from deepseek_lab.base.errors import TargetError
+from deepseek_lab.base.errors import TargetError, UsageError
 from deepseek_lab.notebook import cells
+from deepseek_lab.notebook.accumulated import Batches
 from deepseek_lab.notebook.host import Cell, Host, bind, view_of, warn
 from deepseek_lab.notebook.limited import LimitedRegion, limited
 from deepseek_lab.notebook.live import Follower
@@ -15,6 +16,7 @@ from deepseek_lab.notebook.ports import Run, engine, options, torch_loaded
 from deepseek_lab.notebook.show import Shown, ShownRun
 
 _NOTHING = "nothing in this cell calls a torch module or function that could be optimised"
+_AS_IT_IS = "each step runs as it is; only how many make an update is another number"
 
 
 class OptimizeRegion:
@@ -29,8 +31,14 @@ class OptimizeRegion:
         self._cell = cell
         self._host = host
         self._run: Run | None = None
-        if torch_loaded():
-            self._run = self._open(dict(plan.objects), observe=not plan.objects)
+        self._batches = (
+            Batches(plan.command, host, self._begin) if plan.command.has("effective-batch") else None
+        )
+        if self._batches is None and torch_loaded():
+            self._begin()
+
+    def _begin(self) -> None:
+        self._run = self._open(dict(self._plan.objects), observe=not self._plan.objects)
 
     def _open(self, targets: dict[str, Any], *, observe: bool) -> Run:
         command, cell = self._plan.command, self._cell
@@ -63,14 +71,23 @@ class OptimizeRegion:
 
     def close(self, error: bool) -> None:
         """Let background work go on, and show the report below the cell."""
-        if self._run is None and not error:
+        if self._batches is not None:
+            self._batches.end()
+        if self._run is None and not error and (self._batches is None or self._batches.optimizes):
             self._run = self._open_late()
         run, command = self._run, self._plan.command
         if run is not None:
+            if self._batches is not None:
+                run.log.emit(self._batches.event(run.id))
             run.close(error)
             run = run.serving
-        shown = ShownRun(run, view=view_of(command), reason=_NOTHING)
+        reason = _NOTHING if self._batches is None else _AS_IT_IS
+        shown = ShownRun(run, view=view_of(command), reason=reason)
         bind(command, shown, self._host)
+        if run is None and self._batches is not None:
+            shown.report.add(self._batches.event(""))
+            self._batches.show()
+            return
         if not shown.report.graphs and not shown.report.targets and (error or self._host.always is command):
             return
         if not shown.report.graphs and not shown.report.targets and not command.has("save"):
@@ -94,13 +111,18 @@ def _wait(run: Run, seconds: float) -> None:
 
 def region(plan: Plan, cell: Cell, host: Host) -> OptimizeRegion | LimitedRegion:
     """Surround a cell."""
-    if plan.command.has("memory-limit"):
+    if plan.command.has("memory-limit") and not plan.command.has("effective-batch"):
         return LimitedRegion(plan, cell, host)
     return OptimizeRegion(plan, cell, host)
 
 
 def run(plan: Plan, host: Host) -> Shown:
     """Optimise the objects that were named; they are faster from their next calls on."""
+    if plan.command.has("effective-batch"):
+        raise UsageError(
+            "gradients are accumulated in a loop, which is a cell's",
+            hint=f"%%deepseek optimize --effective-batch {plan.command.get('effective-batch')}",
+        )
     if plan.command.has("memory-limit"):
         return limited(plan, host)
     command, chosen = plan.command, options(plan.command)
