@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepseek_lab.base.timeline import MemoryTimeline
-from deepseek_lab.measure.profiler import Session, recorder
+from deepseek_lab.measure.profiler import Session, recorder, room
 from deepseek_lab.measure.profiler.allocations import Allocations, Held
 from tests.measure import test_profiler
 from tests.measure.storages import Storages, peak, peak_bytes, walk
@@ -129,8 +129,8 @@ def test_peak_is_that_of_another_tracker(kind: str) -> None:
 
 def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an operator costs: room is for events, and they are counted as it goes."""
-    monkeypatch.setattr(recorder, "MAX_EVENTS", 8_000)
-    monkeypatch.setattr(recorder, "FIRST_MARKS", 400)
+    monkeypatch.setattr(room, "MAX_EVENTS", 8_000)
+    monkeypatch.setattr(room, "FIRST_MARKS", 400)
     model, x = nn.Linear(8, 8), torch.randn(2, 8)
 
     def cell() -> None:
@@ -153,8 +153,8 @@ def test_a_long_recording_ends_before_it_fills_memory_itself(monkeypatch: pytest
 
 def test_lines_that_do_a_lot_end_a_recording_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few lines, and each is thousands of events: they are counted after a time, not after so many lines."""
-    monkeypatch.setattr(recorder, "MAX_EVENTS", 20_000)
-    monkeypatch.setattr(recorder, "FIRST_S", 0.0)
+    monkeypatch.setattr(room, "MAX_EVENTS", 20_000)
+    monkeypatch.setattr(room, "FIRST_S", 0.0)
     x = torch.ones(4)
 
     def cell() -> None:
@@ -172,8 +172,8 @@ def test_lines_that_do_a_lot_end_a_recording_too(monkeypatch: pytest.MonkeyPatch
 
 def test_windows_of_a_recording_have_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of every step, one that lives from one window to the next among them."""
-    monkeypatch.setattr(recorder, "FIRST_MARKS", 8)
-    monkeypatch.setattr(recorder, "MAX_EVENTS", 10_000_000)
+    monkeypatch.setattr(room, "FIRST_MARKS", 8)
+    monkeypatch.setattr(room, "MAX_EVENTS", 10_000_000)
     last: list[Tensor] = []
     sizes = list(range(1_000, 1_200))
 

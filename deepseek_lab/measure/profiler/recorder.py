@@ -26,6 +26,7 @@ from torch.autograd.profiler import profile
 
 from deepseek_lab.measure.profiler import main_thread
 from deepseek_lab.measure.profiler.frames import kind_of
+from deepseek_lab.measure.profiler.room import Room
 from deepseek_lab.measure.profiler.sampler import Place
 
 MIN_S, MAX_S = 0.005, 1.0
@@ -38,12 +39,6 @@ MAX_MARKS, MAX_MARKS_WHOLE = 8_000, 40_000
 """Calls and lines that a window may tell about, one of several and the only one."""
 MAX_WHOLE_S = 60.0
 """A window of a whole recording ends after so long: operators that no line tells about fill memory too."""
-MAX_EVENTS = 300_000
-"""Events of a whole recording; the profiler keeps 1.4 kB of each."""
-FIRST_MARKS, FIRST_S = 2_000, 2.0
-"""A whole recording is closed and opened again after so many calls and lines or so long, and then after four times as
-many each time, to see how many events they are: nothing tells while it is open.
-"""
 MAX_CLOSING_S = 0.6
 """Windows may take so long to be closed, all together: they are kept until the cell has ended, 3 kB an event."""
 _MAX_WINDOWS = 20
@@ -149,7 +144,7 @@ class Recorder:
         self._quiet = contextlib.ExitStack()
         self._opened_at = self._ended_at = 0.0
         self._marks = 0
-        self._room, self._max_marks = MAX_EVENTS, FIRST_MARKS
+        self._room = Room()
         self._seen: dict[int, set[str]] = {}
         """Lines of each running frame that were seen in this window, by the frame's identity."""
 
@@ -315,20 +310,20 @@ class Recorder:
     @property
     def _due(self) -> bool:
         """Whether a window ends with this round."""
-        if self._whole:
-            first = not self.windows and time.perf_counter() - self._opened_at > FIRST_S
-            return first or self._marks >= self._max_marks
-        return time.perf_counter() - self._opened_at > self._min_s
+        open_s = time.perf_counter() - self._opened_at
+        return self._room.is_due(self._marks, open_s) if self._whole else open_s > self._min_s
 
     def _renew(self, frame: FrameType) -> None:
         """Close a window of a whole recording; open the next one if there is room."""
-        marks = self._marks
+        marks, before_s = self._marks, self.seconds
         self.close()
-        num_events = len(self.windows[-1].events())
-        self._room -= num_events
-        self._max_marks = min(4 * marks, int(self._room * marks / max(num_events, 1)))
-        if self._max_marks > marks // 4:  # or it is not worth it
+        if self._room.closed(marks, self.seconds - before_s, len(self.windows[-1].events())):
             self.open(beginning=frame)
+
+    @property
+    def _most_marks(self) -> float:
+        """Where no round ends, a window of a whole recording does after so many calls and lines."""
+        return min(MAX_MARKS_WHOLE, 4 * self._room.max_marks) if self.windows else MAX_MARKS
 
     @property
     def _in_module(self) -> bool:
@@ -349,7 +344,7 @@ class Recorder:
     def _enter(self, frame: FrameType, name: str) -> None:
         self._marks += 1
         # Loops of very short lines: enough is known of them. In a thread that is not the main one nobody else looks.
-        too_many = self._marks > (min(MAX_MARKS_WHOLE, 4 * self._max_marks) if self._whole else MAX_MARKS)
+        too_many = self._marks > (self._most_marks if self._whole else MAX_MARKS)
         if too_many or time.perf_counter() - self._opened_at > self._max_s:
             self.close()
         if not self.is_open or self._ending:
