@@ -10,14 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from deepseek_lab.memory.choice import Choice, NotRehearsed
 from deepseek_lab.memory.operations import Operation
-from deepseek_lab.memory.recompute import ALL_AGAIN
-from deepseek_lab.memory.rehearsal import Choice, NotRehearsed, Part, Rehearsal, Rehearsed
+from deepseek_lab.memory.recompute import ALL_AGAIN, Keep
+from deepseek_lab.memory.rehearsal import Part, Rehearsal, Rehearsed
 from deepseek_lab.memory.solve import Option, options, solve
+from deepseek_lab.memory.units import Unit, division
 
 MARGIN = 0.03
 """Share of a limit that is left free: kernels take memory of their own, which no rehearsal sees."""
 MAX_REHEARSALS = 8
+DIVISIONS = ((0,), (1,), (0, 1), (0, 1, 2))
+"""Levels of the tree of a model's parts that are recomputed, from the least work to the least memory."""
 CLOSE = 0.015
 """A plan whose peak is nearer to what it may be than this share needs no better one."""
 
@@ -52,8 +56,15 @@ class Plan:
         return (
             not self.choice.defers
             and not self.choice.fused
+            and not self.choice.in_backward
+            and not self.choice.eight_bit
             and not any(keep is not None for keep in self.choice.keeps.values())
         )
+
+
+def recomputing(units: Sequence[Unit], base: Choice) -> Choice:
+    """A choice in which these are recomputed as a whole."""
+    return dataclasses.replace(base, keeps={one.path: ALL_AGAIN for one in units})
 
 
 class Planner:
@@ -62,8 +73,12 @@ class Planner:
     Args:
         rehearsal: The step.
         seconds: Measured seconds of each part's operations, by path, in order.
+        units: The tree of the model's parts.
         can_defer: Whether there are logits to leave out.
         can_fuse: Whether optimisers have a fused form that they don't use.
+        in_backward: Whether the optimiser may step in the backward pass.
+        eight_bit: Whether its moments may take a byte a value.
+        base: What holds already, and is not taken back.
         stopped: Whether to stop looking for something better.
     """
 
@@ -72,12 +87,18 @@ class Planner:
         rehearsal: Rehearsal,
         seconds: Mapping[str, Sequence[tuple[str, float]]],
         *,
-        can_defer: bool,
-        can_fuse: bool,
+        units: Sequence[Unit] = (),
+        can_defer: bool = False,
+        can_fuse: bool = False,
+        in_backward: bool = False,
+        eight_bit: bool = False,
+        base: Choice | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._rehearsal, self._seconds = rehearsal, seconds
+        self._rehearsal, self._seconds, self._units = rehearsal, seconds, units
         self._can_defer, self._can_fuse, self._stopped = can_defer, can_fuse, stopped
+        self._in_backward, self._eight_bit = in_backward, eight_bit
+        self._base = base if base is not None else Choice()
 
     def find(self, limit_bytes: float) -> Plan:
         """The plan for a limit; where none fits, the one that takes least, with ``fits`` false.
@@ -87,53 +108,114 @@ class Planner:
         """
         allowed = limit_bytes * (1 - MARGIN)
         plain = self._rehearsal.run(Choice(), look=True)
-        if plain.peak_bytes <= allowed:
+        base = self._base
+        if plain.peak_bytes <= allowed and base == Choice():
             return Plan(Choice(), plain, plain)
-        parts = _with_seconds(plain.parts, self._seconds)
+        parts = {one.path: one for one in _with_seconds(plain.parts, self._seconds)}
+        least: Plan | None = None
         for changed in self._changes():
             one = self._rehearsal.run(changed)
             if one.peak_bytes <= allowed:
                 return Plan(changed, one, plain)
-            least = dataclasses.replace(changed, keeps={part.path: ALL_AGAIN for part in parts})
-            smallest = self._rehearsal.run(least)
-            if smallest.peak_bytes <= allowed:
-                return self._best(parts, changed, least, smallest, plain, allowed)
-        chosen = [Option(ALL_AGAIN, 0, sum(op.seconds for op in part.operations)) for part in parts]
-        return self._plan(parts, chosen, least, smallest, plain, fits=False)
+            found: list[Plan] = []
+            for levels in DIVISIONS:
+                menus = self._menus(parts, levels)
+                try:
+                    smallest = self._fixed(parts, menus, changed, plain)
+                except NotRehearsed:
+                    if levels == DIVISIONS[0]:
+                        raise
+                    continue
+                if smallest.rehearsed.peak_bytes <= allowed:
+                    found.append(self._best(parts, menus, changed, smallest, plain, allowed))
+                    if len(levels) > 1 or levels == (1,):
+                        break
+                elif found:
+                    break
+                if least is None or smallest.rehearsed.peak_bytes < least.rehearsed.peak_bytes:
+                    least = smallest
+                if levels == (0,) and found and not any(one.holds_blocks for one in self._units):
+                    break
+            if found:
+                return min(found, key=lambda one: one.extra_s)
+        assert least is not None
+        return dataclasses.replace(least, fits=False)
 
     def _changes(self) -> list[Choice]:
         """What else may be changed, in the order in which it is tried: least first."""
-        found = [Choice(defers=True)] if self._can_defer else [Choice()]
-        if self._can_fuse:
+        found = [dataclasses.replace(self._base, keeps={})]
+        if self._in_backward:  # it takes no time, and who allowed it wants it
+            found = [dataclasses.replace(found[0], in_backward=True)]
+        if self._can_defer:
+            found = [dataclasses.replace(found[0], defers=True)]
+        if self._can_fuse and not found[0].eight_bit:
             found.append(dataclasses.replace(found[0], fused=True))
+        if self._eight_bit and not found[0].eight_bit:
+            found.append(dataclasses.replace(found[0], eight_bit=True))
         return found
+
+    def _menus(self, parts: Mapping[str, Part], levels: tuple[int, ...]) -> dict[str, list[Option]]:
+        """The ways to run each part of a division, from the fewest bytes to the most."""
+        if len(levels) == 1:
+            units = division(self._units, levels, lambda one: one.path in parts)
+            return {
+                one.path: options(parts[one.path].operations, parts[one.path].bytes, policy_s())
+                for one in units
+            }
+        found = {}
+        for unit in division(self._units, levels[:1], lambda one: one.path in parts):
+            part = parts[unit.path]
+            within = [
+                one
+                for one in division(unit.inner, levels[1:], lambda one: one.path in parts)
+                if one.path in parts
+            ]
+            if not within:
+                found[unit.path] = options(part.operations, part.bytes, policy_s())
+                continue
+            first = division(unit.inner, levels[1:2], lambda one: one.path in parts)
+            whole = _seconds_of(part) + sum(_seconds_of(parts[one.path]) for one in within)
+            menu = [Option(ALL_AGAIN, 0, whole, tuple(one.path for one in within))]
+            results = sum(parts[one.path].result_bytes for one in first)
+            if 0 < results < part.bytes:
+                again = sum(_seconds_of(parts[one.path]) for one in first)
+                menu.append(Option(None, results, again, tuple(one.path for one in first)))
+            menu.append(Option(None, part.bytes, 0.0))
+            found[unit.path] = menu
+        return found
+
+    def _fixed(
+        self, parts: Mapping[str, Part], menus: Mapping[str, list[Option]], changed: Choice, plain: Rehearsed
+    ) -> Plan:
+        """The plan in which everything takes least."""
+        picked = {path: menu[0] for path, menu in menus.items()}
+        choice = dataclasses.replace(changed, keeps=_keeps(picked))
+        return self._plan(parts, picked, choice, self._rehearsal.run(choice), plain)
 
     def _best(
         self,
-        parts: Sequence[Part],
+        parts: Mapping[str, Part],
+        menus: Mapping[str, list[Option]],
         changed: Choice,
-        least: Choice,
-        smallest: Rehearsed,
+        smallest: Plan,
         plain: Rehearsed,
         allowed: float,
     ) -> Plan:
-        menus = [options(part.operations, part.bytes, policy_s()) for part in parts]
-        smallest_options = [menu[0] for menu in menus]
-        best = self._plan(parts, smallest_options, least, smallest, plain)
-        budget, tried = allowed - smallest.peak_bytes, set[tuple[int, ...]]()
+        best = smallest
+        budget, tried = allowed - smallest.rehearsed.peak_bytes, set[tuple[int, ...]]()
         too_much = float("inf")
         for _ in range(MAX_REHEARSALS):
             if self._stopped():
                 break
-            picked = solve(menus, budget)
-            if picked is None:
+            solved = solve(list(menus.values()), budget)
+            if solved is None:
                 break
-            key = tuple(menu.index(one) for menu, one in zip(menus, picked, strict=True))
+            key = tuple(menu.index(one) for menu, one in zip(menus.values(), solved, strict=True))
             if key in tried:
                 break
             tried.add(key)
-            keeps = {part.path: one.keep for part, one in zip(parts, picked, strict=True)}
-            choice = dataclasses.replace(changed, keeps=keeps)
+            picked = dict(zip(menus, solved, strict=True))
+            choice = dataclasses.replace(changed, keeps=_keeps(picked))
             found = self._rehearsal.run(choice)
             if found.peak_bytes <= allowed:
                 plan = self._plan(parts, picked, choice, found, plain)
@@ -150,25 +232,35 @@ class Planner:
 
     def _plan(
         self,
-        parts: Sequence[Part],
-        picked: Sequence[Option],
+        parts: Mapping[str, Part],
+        picked: Mapping[str, Option],
         choice: Choice,
         found: Rehearsed,
         plain: Rehearsed,
-        *,
-        fits: bool = True,
     ) -> Plan:
         chosen = tuple(
             Chosen(
-                part.path,
+                path,
                 one,
-                part.bytes,
-                tuple(operation.name for operation in part.operations) if one.keep else (),
+                parts[path].bytes,
+                tuple(operation.name for operation in parts[path].operations) if one.keep else (),
             )
-            for part, one in zip(parts, picked, strict=True)
-            if one.keep is not None
+            for path, one in picked.items()
+            if one.keep is not None or one.within
         )
-        return Plan(choice, found, plain, chosen, sum(one.seconds for one in picked), fits)
+        return Plan(choice, found, plain, chosen, sum(one.seconds for one in picked.values()))
+
+
+def _keeps(picked: Mapping[str, Option]) -> dict[str, Keep | None]:
+    keeps: dict[str, Keep | None] = {}
+    for path, one in picked.items():
+        keeps[path] = one.keep
+        keeps |= dict.fromkeys(one.within, ALL_AGAIN)
+    return keeps
+
+
+def _seconds_of(part: Part) -> float:
+    return sum(one.seconds for one in part.operations)
 
 
 def _with_seconds(parts: Sequence[Part], seconds: Mapping[str, Sequence[tuple[str, float]]]) -> list[Part]:
@@ -191,7 +283,7 @@ def _with_seconds(parts: Sequence[Part], seconds: Mapping[str, Sequence[tuple[st
         if not times:  # it did something else on real values: only all or nothing of it can be judged
             total = sum(value for _, value in seconds.get(part.path, ()))
             operations = [Operation("all", 0, False, total)]
-        found.append(Part(part.path, operations, part.bytes))
+        found.append(dataclasses.replace(part, operations=operations))
     return found
 
 
@@ -221,4 +313,4 @@ def policy_s() -> float:
     return max(watched - plain, 0.0) / repeats
 
 
-__all__ = ["Chosen", "NotRehearsed", "Plan", "Planner"]
+__all__ = ["DIVISIONS", "Chosen", "Plan", "Planner", "recomputing"]

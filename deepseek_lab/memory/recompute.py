@@ -10,12 +10,12 @@ import contextlib
 import itertools
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -48,6 +48,8 @@ class Recomputed:
         self.unit, self._refused = unit, refused
         self.keep: Keep | None = ALL_AGAIN
         """None leaves the part as it is."""
+        self.asked = False
+        """Whether to find out if it can be recomputed, although it is not yet."""
         self.watch: Watch | None = None
         """Makes the next call of the part's own forward, to look at it."""
         self.copies_inputs = False
@@ -79,7 +81,8 @@ class Recomputed:
 
     def _forward(self, before: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if not torch.is_grad_enabled() or self.keep is None or self.reason or torch.compiler.is_compiling():
+        idle = self.keep is None and (self._known or not self.asked)
+        if not torch.is_grad_enabled() or idle or self.reason or torch.compiler.is_compiling():
             return self._plain(before, args, kwargs)
         if not self._differs(args, kwargs):
             return before(*args, **kwargs)
@@ -91,7 +94,7 @@ class Recomputed:
         if not self._known:
             self._try(before, args, kwargs)
             self._known = True
-            if self.reason:
+            if self.reason or self.keep is None:
                 return self._plain(before, args, kwargs)
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -100,13 +103,18 @@ class Recomputed:
 
         if self.copies_inputs:
             args, kwargs = tree_map(_clone, (args, kwargs))
+        tensors, again = _each_once(args, kwargs)
+
+        def run_again(*tensors: Tensor) -> Any:
+            args, kwargs = again(tensors)
+            return run(*args, **kwargs)
+
         return checkpoint(
-            run,
-            *args,
+            run_again,
+            *tensors,
             use_reentrant=False,
             preserve_rng_state=self._uses_random and self._restores_random,
             context_fn=self._contexts,
-            **kwargs,
         )
 
     def _plain(self, before: Any, args: Any, kwargs: Any) -> Any:
@@ -179,6 +187,28 @@ class Recomputed:
             self._refuse("it writes to what it is given")
         elif not _same(*results):
             self._refuse("it does not compute the same a second time")
+
+
+def _each_once(args: Any, kwargs: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
+    """The tensors of a call, and what puts others in their place.
+
+    One that is given twice is the same one again in a checkpoint's second run, which by itself it would not be:
+    ``nn.MultiheadAttention`` computes something else for three tensors than for one three times.
+    """
+    leaves, spec = tree_flatten((args, kwargs))
+    places: dict[int, int] = {}
+    tensors: list[Tensor] = []
+    for one in leaves:
+        if isinstance(one, Tensor) and id(one) not in places:
+            places[id(one)] = len(tensors)
+            tensors.append(one)
+    # Tensors themselves are not to be kept here.
+    template = [(places[id(one)], None) if isinstance(one, Tensor) else (None, one) for one in leaves]
+
+    def again(given: Sequence[Tensor]) -> Any:
+        return tree_unflatten([one if at is None else given[at] for at, one in template], spec)
+
+    return tensors, again
 
 
 def _clone(value: Any) -> Any:

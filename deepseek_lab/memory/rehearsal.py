@@ -20,12 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from deepseek_lab.capture.observe import ModuleObserver
-from deepseek_lab.engine.training.steps import FusedForm
 from deepseek_lab.engine.training.tape import Loss
+from deepseek_lab.memory.choice import Choice, NotRehearsed
+from deepseek_lab.memory.copies import as_parameter, copied, is_pytorchs, without_hooks
+from deepseek_lab.memory.forms import Form
 from deepseek_lab.memory.logits import Deferred, Head, linear_cross_entropy
 from deepseek_lab.memory.meter import Meter, block_bytes
 from deepseek_lab.memory.operations import Operation, Operations
-from deepseek_lab.memory.recompute import Keep, Recomputed
+from deepseek_lab.memory.recompute import Recomputed
 from deepseek_lab.memory.units import Unit
 
 _IGNORED = -100
@@ -47,18 +49,6 @@ class Habits:
     autocast: torch.dtype | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What a step is rehearsed with."""
-
-    keeps: Mapping[str, Keep | None] = dataclasses.field(default_factory=dict)
-    """For each part what is kept, by path; parts that are not named stay as they are."""
-    defers: bool = False
-    """Whether logits are left out."""
-    fused: bool = False
-    """Whether optimisers take their fused form."""
-
-
 @dataclasses.dataclass
 class Part:
     """What a part of the model holds and does when nothing is recomputed."""
@@ -66,6 +56,7 @@ class Part:
     path: str
     operations: list[Operation]
     bytes: int
+    result_bytes: int = 0
     inputs: list[tuple[Tensor, int]] = dataclasses.field(default_factory=list)
     """What it was given, with its version then; empty once the step has ended."""
     written: bool = False
@@ -82,10 +73,6 @@ class Rehearsed:
     phase: str
     """In which part of the step the most is held: ``forward``, ``backward`` or ``update``."""
     parts: tuple[Part, ...] = ()
-
-
-class NotRehearsed(Exception):
-    """A step can't be run without values; says why."""
 
 
 class Rehearsal:
@@ -126,7 +113,7 @@ class Rehearsal:
         memo: dict[int, Any] = {}
         with torch.no_grad():
             for one in (*model.parameters(), *model.buffers()):
-                memo[id(one)] = _as_parameter(one, self._mode.from_tensor(one.detach()))
+                memo[id(one)] = as_parameter(one, self._mode.from_tensor(one.detach()))
             try:
                 with self._mode:
                     self._model = copy.deepcopy(model, memo)
@@ -135,9 +122,9 @@ class Rehearsal:
             self._args, self._kwargs, self._extras = tree_map(
                 lambda one: self._fake(one, memo), (tuple(args), dict(kwargs), loss.extras if loss else ())
             )
-        _without_hooks(self._model)
-        self._optimizers = [_copied(one, memo, self._mode) for one in optimizers if _is_pytorchs(one)]
-        odd = [one for one in optimizers if not _is_pytorchs(one)]
+        without_hooks(self._model)
+        self._optimizers = [copied(one, memo, self._mode) for one in optimizers if is_pytorchs(one)]
+        odd = [one for one in optimizers if not is_pytorchs(one)]
         self._odd_state = others_bytes + sum(
             block_bytes(value)
             for one in odd
@@ -183,16 +170,19 @@ class Rehearsal:
         patches: list[Recomputed | Head] = [*self._recomputed, *self._heads]
         for patch in patches:
             patch.install()
+        states = [dict(one.state) for one in self._optimizers]
+        states = [{weight: dict(state) for weight, state in one.items()} for one in states]
         meter = Meter()
         parts: list[Part] = []
         try:
             with ModuleObserver.unseen(), self._mode:
+                forms = [Form(one, choice, self._heads) for one in self._optimizers]
                 old: list[Any] = []
                 for last in (False, True):
                     if last and look:
                         for one in self._recomputed:
                             one.watch = _looking(one.unit.path, meter, parts)
-                    result = self._step(meter, choice, old, parts)
+                    result = self._step(meter, forms, old, parts)
             return dataclasses.replace(result, parts=tuple(parts))
         except Exception as error:
             raise NotRehearsed(_words(error)) from error
@@ -204,15 +194,15 @@ class Rehearsal:
             meter.release()
             for weight in self._model.parameters():
                 weight.grad = None
+            for optimizer, state in zip(self._optimizers, states, strict=True):
+                optimizer.state = collections.defaultdict(dict, state)
 
-    def _step(self, meter: Meter, choice: Choice, old: list[Any], parts: Sequence[Part]) -> Rehearsed:
+    def _step(self, meter: Meter, forms: Sequence[Form], old: list[Any], parts: Sequence[Part]) -> Rehearsed:
         habits = self._habits
         meter.hold(self._model.parameters())
         meter.hold(self._model.buffers())
-        for optimizer in self._optimizers:
-            meter.hold(
-                v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)
-            )
+        for form in forms:
+            meter.hold(form.held())
         meter.hold(
             one for one in tree_leaves((self._args, self._kwargs, self._extras)) if isinstance(one, Tensor)
         )
@@ -236,18 +226,14 @@ class Rehearsal:
             for part in parts:
                 part.written = any(one._version != version for one, version in part.inputs)
                 part.inputs = []
-            loss.backward()
+            with contextlib.ExitStack() as stack:
+                for form in forms:
+                    stack.enter_context(form.in_backward(keeps_results=habits.keeps_results))
+                loss.backward()
             del loss
             backward = meter.peak_bytes
-            for head in self._heads if habits.keeps_results else ():
-                head.before_update()
-            for optimizer in self._optimizers:
-                form = FusedForm()
-                if choice.fused:
-                    form.take(optimizer)
-                with torch.no_grad():
-                    type(optimizer).step(optimizer)
-                form.put_back()
+            for form in forms:
+                form.step(keeps_results=habits.keeps_results)
         peak = meter.peak_bytes + self._odd_state
         phase = "forward" if peak == forward else "backward" if peak == backward else "update"
         return Rehearsed(peak, lasting, phase)
@@ -323,63 +309,10 @@ def _looking(path: str, meter: Meter, parts: list[Part]) -> Callable[..., Any]:
             if isinstance(one, Tensor) and type(one) is not Deferred
         }
         own = sum(size for key, size in made.items() if key not in inputs)
-        parts.append(Part(path, operations.found, max(meter.now_bytes - held - own, 0), versions))
+        parts.append(Part(path, operations.found, max(meter.now_bytes - held - own, 0), own, versions))
         return result
 
     return watch
-
-
-def _without_hooks(model: nn.Module) -> None:
-    """Take a user's hooks away from a copy: they are told of real calls only. PyTorch's own make weights, and stay."""
-    for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            for key, hook in list(hooks.items()):
-                if not str(getattr(type(hook), "__module__", "")).startswith("torch."):
-                    del hooks[key]
-
-
-def _as_parameter(real: Tensor, fake: Tensor) -> Tensor:
-    if isinstance(real, nn.Parameter):
-        return nn.Parameter(fake, requires_grad=real.requires_grad)
-    return fake
-
-
-def _is_pytorchs(optimizer: torch.optim.Optimizer) -> bool:
-    return type(optimizer).__module__.startswith("torch.optim.")
-
-
-def _copied(
-    optimizer: torch.optim.Optimizer, memo: Mapping[int, Any], mode: FakeTensorMode
-) -> torch.optim.Optimizer:
-    """An optimiser of the copies. Made by hand: a scheduler leaves a ``step`` of the real one among the attributes."""
-
-    def fake(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.numel() == 1:  # the number of steps, which is asked for its value
-            count = value.item()
-            with mode:
-                return torch.tensor(count, dtype=value.dtype)
-        return mode.from_tensor(value.detach())
-
-    made: Any = object.__new__(type(optimizer))
-    made.__dict__.update({name: value for name, value in optimizer.__dict__.items() if name != "step"})
-    for name, value in made.__dict__.items():
-        if name.endswith("_hooks"):
-            made.__dict__[name] = type(value)()
-    with torch.no_grad():
-        made.param_groups = [
-            {
-                name: [memo[id(one)] for one in value if id(one) in memo] if name == "params" else value
-                for name, value in group.items()
-            }
-            for group in optimizer.param_groups
-        ]
-        made.state = collections.defaultdict(dict)
-        for weight, state in optimizer.state.items():
-            if id(weight) in memo:
-                made.state[memo[id(weight)]] = {name: fake(value) for name, value in state.items()}
-    return made  # type: ignore[no-any-return]
 
 
 def _words(error: BaseException) -> str:

@@ -6,13 +6,14 @@ import functools
 import itertools
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from deepseek_lab.base import events as ev
+from deepseek_lab.base.allowed import parse_allowed
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.base.memory import MemoryReport
 from deepseek_lab.base.sizes import parse_limit
@@ -32,14 +33,18 @@ class MemoryRun:
     Args:
         limit: An amount such as ``6GiB``, or ``auto``.
         precision: ``bf16`` where a forward pass may run in it; None keeps the code's own.
+        allow: What else is allowed, by the words of ``--allow``.
         cell: File name of the region's cell.
 
     Raises:
-        UsageError: The limit is no amount.
+        UsageError: The limit is no amount, or a word of ``allow`` is not known.
         TargetError: The precision is none that a forward pass can be run in here.
     """
 
-    def __init__(self, limit: str, *, precision: str | None = None, cell: str = "") -> None:
+    def __init__(
+        self, limit: str, *, precision: str | None = None, allow: Collection[str] = (), cell: str = ""
+    ) -> None:
+        self._allow = parse_allowed(allow)
         self.id = f"memory-{next(_numbers)}"
         self.limit_bytes = parse_limit(limit)
         if precision is not None and precision not in _DTYPES:
@@ -114,7 +119,8 @@ class MemoryRun:
         if before is not None and before.model is module and before.phase != "closed":
             before.close()
         emit = functools.partial(_emit, weakref.ref(self), self.id)
-        training = Training(name, module, self.limit_bytes, emit, dtype=self._dtype).open()
+        training = Training(name, module, self.limit_bytes, emit, dtype=self._dtype, allow=self._allow)
+        training.open()
         _trainings[id(module)] = self._trainings[name] = training
         parameters = list(module.parameters())
         self.log.emit(
@@ -193,7 +199,9 @@ def _emit(run: weakref.ref[MemoryRun], name: str, kind: Callable[..., ev.Event],
         one.log.emit(kind(run=name, **values))
 
 
-def memory_limit(model: nn.Module, limit: str, *, precision: str | None = None) -> MemoryRun:
+def memory_limit(
+    model: nn.Module, limit: str, *, precision: str | None = None, allow: Collection[str] = ()
+) -> MemoryRun:
     """Train a model within a limit: your own loop, with what it holds planned and measured.
 
     From its next training steps on the model recomputes some of its activations in the backward pass and leaves out
@@ -205,18 +213,22 @@ def memory_limit(model: nn.Module, limit: str, *, precision: str | None = None) 
         limit: What parameters, gradients, optimiser state, activations and the rest of a step may hold together, e.g.
             ``6GiB`` or ``512MB``; ``auto`` is 90 % of what the device has.
         precision: ``bf16`` runs the forward pass under autocast.
+        allow: ``8bit-optimizer`` lets AdamW's moments take a byte a value where nothing exact keeps the limit;
+            ``step-in-backward`` lets the optimiser step in the backward pass, parameter by parameter, in a loop that
+            was seen to do nothing else with gradients. The latter is exact, but an error in the middle of a backward
+            pass leaves half a step.
 
     Returns:
         The run: ``run.report`` says what was planned and measured; ``run.restore()``, or the end of a ``with`` block,
         leaves the model as it was.
 
     Raises:
-        UsageError: The limit is no amount of memory.
+        UsageError: The limit is no amount of memory, or nothing of that name can be allowed.
         MemoryLimitError: At the first training call: no plan keeps the training within the limit.
 
     Example:
         >>> with deepseek_lab.memory_limit(model, "6GiB") as run:
         ...     train(model)
     """
-    run = MemoryRun(limit, precision=precision)
+    run = MemoryRun(limit, precision=precision, allow=allow)
     return run.open({type(model).__name__: model})

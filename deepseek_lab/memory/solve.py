@@ -25,10 +25,14 @@ class Option:
     """What it holds from its forward to its backward pass, without its input and its result."""
     seconds: float
     """What it adds to a step."""
+    within: tuple[str, ...] = ()
+    """Its own parts that are recomputed by themselves, by path."""
 
     @property
     def word(self) -> str:
         """In the field's words."""
+        if self.within:
+            return "full recomputation of its parts" + ("" if self.keep is None else ", and of itself")
         if self.keep is None:
             return "as it is"
         return "selective recomputation" if self.keep else "full recomputation"

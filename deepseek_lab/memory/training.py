@@ -9,39 +9,32 @@ possible.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import gc
-import inspect
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.sizes import above, words
-from deepseek_lab.engine import allocator
-from deepseek_lab.engine.training.steps import FusedForm, steps
-from deepseek_lab.engine.training.tape import Loss, LossTape
-from deepseek_lab.measure.resident import PeakResident
+from deepseek_lab.engine.training.steps import steps
 from deepseek_lab.memory import words as say
+from deepseek_lab.memory.calls import Calls, without_cache
+from deepseek_lab.memory.careful import Case, most_careful, refusal
+from deepseek_lab.memory.choice import Choice, NotRehearsed
 from deepseek_lab.memory.limit import AUTO_SHARE, MemoryLimitError, available_bytes
-from deepseek_lab.memory.logits import Deferred, Head, LinearCrossEntropy, find_heads
-from deepseek_lab.memory.meter import Meter, unique_bytes
-from deepseek_lab.memory.operations import Operations
+from deepseek_lab.memory.measuring import Measuring
+from deepseek_lab.memory.meter import unique_bytes
+from deepseek_lab.memory.parts import Parts
 from deepseek_lab.memory.patches import Patch
 from deepseek_lab.memory.plan import MARGIN, Plan, Planner
-from deepseek_lab.memory.recompute import ALL_AGAIN, Recomputed, foreign_states, random_states
-from deepseek_lab.memory.rehearsal import Choice, Habits, NotRehearsed, Rehearsal, loss_among
-from deepseek_lab.memory.units import find_units
+from deepseek_lab.memory.recompute import foreign_states, random_states
+from deepseek_lab.memory.rehearsal import Rehearsal
+from deepseek_lab.memory.stepping import Stepping
 
-LIBRARIES = 128 << 20
-"""What PyTorch's libraries may take for themselves during a step, beside tensors."""
 GROWTH = 1.02
 """A call whose inputs are larger than the largest planned ones by more than this needs another plan."""
 
@@ -56,6 +49,7 @@ class Training:
             else a step makes. None aims at what the device has.
         emit: Told what happens; the events want no run.
         dtype: A lower precision that the user allows, for autocast.
+        allow: What else the user allows, by the words of ``--allow``.
     """
 
     def __init__(
@@ -66,52 +60,34 @@ class Training:
         emit: Callable[..., None],
         *,
         dtype: torch.dtype | None = None,
+        allow: Collection[str] = (),
     ) -> None:
         self.name, self.model = name, model
         self.phase = "waiting"
         self.plan: Plan | None = None
         self.paused = False
         """Whether calls run as if there were no limit; to compare with."""
-        self._limit, self._emit, self._dtype = limit_bytes, emit, dtype
-        self._heads = find_heads(model)
-        self._parts = [
-            Recomputed(unit, lambda reason, path=unit.path: self._left_alone(path, reason))  # type: ignore[misc]
-            for unit in find_units(model, [head.layer for head in self._heads])
-        ]
-        self._patches: list[Recomputed | Head] = [*self._parts, *self._heads]
-        self._parameters = frozenset(map(id, model.parameters()))
+        self._limit, self._emit, self._dtype, self._allow = limit_bytes, emit, dtype, allow
+        self._parts = Parts(model, self._left_alone)
+        self._heads = self._parts.heads
         self._patch = Patch(model, self._forward)
-        self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        """Those that have stepped, or that may."""
-        self._steppers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        """Those that have stepped."""
-        self._inside = False
-        self._calls = 0
-        """Calls of the step under way."""
-        self._differentiated = False
-        self._many_calls = False
-        self._draws = False
-        """Whether a forward pass draws random numbers that are not PyTorch's."""
+        self._stepping = Stepping(
+            model,
+            self._note,
+            self._plan_anew,
+            self._before_update,
+            observes="step-in-backward" in allow,
+        )
+        self._calls = Calls(model, dtype)
+        self._measuring = Measuring()
+        self._careful = Choice()
+        self._inside = self._over = self._said = False
         self._largest = 0
         self._begun = self._step_s = 0.0
-        self._old: list[weakref.ref[Any]] = []
-        self._habits = Habits(autocast=dtype)
-        self._tape: LossTape | None = None
-        self._loss: Loss | None = None
-        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._seconds: dict[str, list[tuple[str, float]]] = {}
         self._pending: Plan | None = None
-        self._meter: Meter | None = None
-        self._resident: PeakResident | None = None
-        self._held = 0
         self._limit_planned = 0
-        self._said = self._over = False
-        self._at_once = False
-        self._to_measure = False
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
-        self._fused = FusedForm()
-        self._reasons: dict[str, str] = {}
         self._lowered = 0.0
         """Share that the limit was lowered by, since a step held more than was predicted."""
 
@@ -125,21 +101,18 @@ class Training:
         """Leave the model and its optimisers as they were."""
         self._stopped.set()
         self.ended()
-        for one in self._patches:
-            one.remove()
+        self._stepping.close()
+        self._parts.remove()
         self._patch.remove()
         steps.leave(self)
-        if self._at_once:
-            self._at_once = False
-            allocator.return_at_once(False)
+        self._measuring.close()
         self.phase = "closed"
 
     def ended(self) -> None:
         """The cell has ended: nothing of ours stays on PyTorch's stacks."""
-        self._stop_tape()
-        self._stop_meter()
-        self._fused.put_back()
-        self._calls, self._differentiated = 0, False
+        self._calls.end()
+        self._measuring.stop()
+        self._stepping.ended()
         self._over = True
         if self._pending is not None:
             self._say(self._pending)
@@ -151,15 +124,15 @@ class Training:
     def pause(self) -> None:
         """Train as if there were no limit, until :meth:`go_on`."""
         self.paused = True
-        for one in self._patches:
-            one.remove()
+        self._stepping.pause(True)
+        self._parts.remove()
 
     def go_on(self) -> None:
         """Train within the limit again."""
         self.paused = False
+        self._stepping.pause(False)
         if self.phase not in ("waiting", "closed"):
-            for one in self._patches:
-                one.install()
+            self._parts.install()
 
     @property
     def working(self) -> bool:
@@ -190,22 +163,24 @@ class Training:
         __tracebackhide__ = True
         if self._inside or self.paused or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return before(*args, **kwargs)
-        if self.phase == "waiting" and not self._trains():
+        if self.phase == "waiting" and not any(one.requires_grad for one in self.model.parameters()):
             return before(*args, **kwargs)
-        if not self._calls and not self._differentiated:
-            self._step_begins()
-        elif self._differentiated and not self._steppers:
+        calls = self._calls
+        by_hand = calls.differentiated and not self._stepping.steppers
+        if by_hand:
             self._step_ends()  # a loop that updates its weights by hand: a step ends where the next one begins
+        begins = by_hand or not (calls.count or calls.differentiated)
+        self._stepping.forward(begins=begins)
+        if begins:
             self._step_begins()
-        kwargs = self._without_cache(args, kwargs)
+        plain = self.phase == "kept" and self.plan is not None and self.plan.is_plain
+        kwargs = kwargs if plain else without_cache(self.model, args, kwargs)
         if self.phase == "waiting":
             self._first(args, kwargs)
-        self._calls += 1
-        self._observe()
+        calls.begin()
         self._sized(args, kwargs)
         if self.phase == "timing":
-            self._watch()
-        self._stop_tape()
+            self._parts.watch()
         self._inside = True
         numbers = foreign_states() if self.phase == "timing" else None
         try:
@@ -214,29 +189,9 @@ class Training:
         finally:
             self._inside = False
         if numbers is not None and numbers != foreign_states():
-            self._draws = True
-        self._returned(args, kwargs, results)
+            calls.draws = True
+        calls.returned(args, kwargs, results, look=self.phase == "timing")
         return results
-
-    def _trains(self) -> bool:
-        return any(one.requires_grad for one in self.model.parameters())
-
-    def _without_cache(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Keywords without transformers' key-value cache, which a training step fills and nobody reads.
-
-        transformers itself turns it off where it recomputes (``gradient_checkpointing_enable``).
-        """
-        config = getattr(self.model, "config", None)
-        if not getattr(config, "use_cache", False) or "use_cache" in kwargs or self._is_plain:
-            return kwargs
-        names = inspect.signature(type(self.model).forward).parameters
-        if "use_cache" not in names or list(names).index("use_cache") <= len(args):
-            return kwargs
-        return {**kwargs, "use_cache": False}
-
-    @property
-    def _is_plain(self) -> bool:
-        return self.phase == "kept" and self.plan is not None and self.plan.is_plain
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype is None:
@@ -248,239 +203,159 @@ class Training:
         """A call larger than any that was planned for takes care, and another plan is made."""
         size = sum(one.numel() for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor))
         if self.phase == "kept" and size > GROWTH * self._largest:
-            self._emit(ev.Noted, text=f"{self.name}: a larger batch than those planned for; planned anew")
-            self._be_careful()
-            self.phase = "timing"
+            self._note("a larger batch than those planned for; planned anew")
+            self._plan_anew()
         self._largest = max(self._largest, size)
-
-    def _returned(self, args: Any, kwargs: Any, results: Any) -> None:
-        tensors = [one for one in tree_leaves(results) if isinstance(one, Tensor)]
-        self._old = [weakref.ref(one) for one in tensors if one.dim()]
-        watched = next((one for one in tensors if one.requires_grad and type(one) is not Deferred), None)
-        deferred = next((one for one in tensors if type(one) is Deferred), None)
-        if watched is None and deferred is not None:
-            watched = deferred._rows
-        if watched is not None and watched.requires_grad:
-            watched.register_hook(_telling(weakref.ref(self), self._calls))
-        if self.phase != "timing":
-            return
-        self._call = args, kwargs
-        if loss_among(tensors) is not None:
-            return
-        ends = {one._rows.grad_fn for one in tensors if type(one) is Deferred}
-        self._tape = LossTape(tensors, self._loss_known, ends=ends, known=(LinearCrossEntropy,))
-        if not self._tape.start():
-            self._tape = None
-
-    def _loss_known(self, loss: Loss | None) -> None:
-        self._loss = loss
-
-    def _stop_tape(self) -> None:
-        if self._tape is not None:
-            self._tape.stop()
-            self._tape = None
-
-    def backward_begins(self, call: int) -> None:
-        """A gradient has come back to a call's results; ``call`` is its number in the step.
-
-        Where another call was made since, both were held together. One that nobody differentiates, as of an evaluation
-        that computes gradients for nothing, is none of the step's.
-        """
-        if call < self._calls:
-            self._many_calls = True
-        self._differentiated = True
-        habits = self._habits
-        self._habits = dataclasses.replace(
-            habits,
-            gradients_in_backward=habits.gradients_in_backward
-            or any(one.grad is not None for one in self.model.parameters()),
-            holds_results=habits.holds_results or any(one() is not None for one in self._old),
-        )
 
     # -- the first step: carefully ------------------------------------------------------------------------
 
     def _first(self, args: Any, kwargs: Any) -> None:
         """Before anything has run: what even the most careful step holds must be within the limit."""
         limit = self.limit_bytes
-        self._optimizers = weakref.WeakSet(_optimizers_of(self._parameters))
-        own = unique_bytes(self._lasting())
+        self._stepping.find()
+        can_eight_bit = not self._stepping.not_eight_bit()
+        eight_bit = can_eight_bit and "8bit-optimizer" in self._allow
+        own = unique_bytes(self._calls.lasting() if eight_bit else self._lasting())
         if own > limit:
             raise MemoryLimitError(
                 f"{self.name}: parameters, gradients and optimiser state alone hold {words(own)}, "
                 f"which is {words(own - limit)} more than the limit of {words(limit)}",
                 hint=f"--memory-limit {above(own)}, or a smaller model",
             )
-        self._be_careful()
+        self._be_careful((0,))
         self.phase = "careful"
+        base = Choice(defers=bool(self._heads))
         try:
             with random_states():
                 rehearsal = self._rehearsal(args, kwargs, trusting=True)
-                plain = rehearsal.run(Choice(), look=True)
-                for part in self._parts:
-                    if any(one.written for one in plain.parts if one.path == part.unit.path):
-                        part.leave_alone("what it is given is written to before the backward pass")
-                found = rehearsal.run(self._careful_choice(defers=bool(self._heads)))
+                for part in rehearsal.run(Choice(), look=True).parts:
+                    if part.written:
+                        self._parts.leave_alone(
+                            part.path, "what it is given is written to before the backward pass"
+                        )
+                found = most_careful(rehearsal, base, self._parts.divided, limit, eight_bit=eight_bit)
+                if found.rehearsed.peak_bytes > limit:
+                    case = Case(
+                        limit,
+                        found,
+                        args,
+                        kwargs,
+                        self._rehearsal_of_another,
+                        can_eight_bit=can_eight_bit and not eight_bit,
+                        can_bf16=self._dtype is None,
+                    )
+                    self._parts.remove()
+                    self.phase = "waiting"
+                    raise refusal(self.name, case)
         except NotRehearsed:
-            for part in self._parts:
-                part.copies_inputs = True
+            self._parts.copy_inputs()
             return
-        if found.peak_bytes > limit:
-            self._refuse(found.peak_bytes, found.phase, limit)
+        self._careful = found.choice
+        self._stepping.choose(found.choice)
+        self._parts.choose(found.choice)
 
-    def _refuse(self, peak: int, phase: str, limit: int) -> None:
-        for one in self._patches:
-            one.remove()
-        self.phase = "waiting"
-        raise MemoryLimitError(
-            f"{self.name}: a step holds {words(peak)} with all of it recomputed, most of it in the {phase} pass: "
-            f"{words(peak - limit)} more than the limit of {words(limit)}",
-            hint=f"--memory-limit {above(peak)}, or a smaller batch",
-        )
+    def _rehearsal_of_another(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype | None
+    ) -> Rehearsal:
+        before, self._calls.autocast = self._calls.autocast, dtype or self._calls.autocast
+        try:
+            return self._rehearsal(args, kwargs, trusting=True)
+        finally:
+            self._calls.autocast = before
 
     def _lasting(self) -> Iterator[Tensor]:
-        for one in self.model.parameters():
-            yield one
-            if one.grad is not None:
-                yield one.grad
-        yield from self.model.buffers()
-        for optimizer in self._optimizers:
-            for state in optimizer.state.values():
-                yield from (one for one in tree_leaves(state) if isinstance(one, Tensor))
+        yield from self._calls.lasting()
+        yield from self._stepping.state()
 
-    @property
-    def _stepped(self) -> list[torch.optim.Optimizer]:
-        return list(self._steppers)
+    def _be_careful(self, levels: tuple[int, ...] | None = None) -> None:
+        """Hold as little as can be, from the next call on; ``levels`` where nothing was rehearsed yet."""
+        if levels is not None:
+            keeps = {one.path: frozenset[int]() for one in self._parts.divided(levels)}
+            self._careful = Choice(keeps, defers=bool(self._heads))
+        self._parts.choose(self._careful)
 
-    def _unused_state(self) -> Iterator[Tensor]:
-        """State of optimisers that are there and are not the ones that step."""
-        used = set(map(id, self._stepped or _without_rivals(_optimizers_of(self._parameters))))
-        for optimizer in self._optimizers:
-            if id(optimizer) not in used:
-                for state in optimizer.state.values():
-                    yield from (one for one in tree_leaves(state) if isinstance(one, Tensor))
-
-    def _be_careful(self) -> None:
-        for part in self._parts:
-            part.keep = ALL_AGAIN
-            part.install()
-        for head in self._heads:
-            head.on = True
-            head.install()
-
-    def _careful_choice(self, *, defers: bool) -> Choice:
-        return Choice({one.unit.path: ALL_AGAIN for one in self._parts if not one.reason}, defers=defers)
+    def _plan_anew(self) -> None:
+        """Look for another plan, and be careful meanwhile."""
+        if self.phase in ("kept", "planning"):
+            self._stopped.set()
+            self.wait()
+            self._stopped.clear()
+            self._pending = None
+            self._be_careful()
+            self.phase = "timing"
 
     def _rehearsal(self, args: Any, kwargs: Any, *, trusting: bool = False) -> Rehearsal:
-        parts = [one for one in self._parts if one.usable or (trusting and not one.reason)]
-        with self._unwatched():
+        with self._parts.unwatched():
             return Rehearsal(
                 self.model,
                 args,
                 kwargs,
-                loss=self._loss,
-                optimizers=self._stepped or _without_rivals(_optimizers_of(self._parameters)),
-                others_bytes=unique_bytes(self._unused_state()),
-                habits=self._habits,
-                recomputed=parts,
+                loss=self._calls.loss,
+                optimizers=self._stepping.likely,
+                others_bytes=unique_bytes(self._stepping.unused_state()),
+                habits=self._calls.habits,
+                recomputed=self._parts.usable(trusting=trusting),
                 heads=self._heads,
             )
 
-    @contextlib.contextmanager
-    def _unwatched(self) -> Iterator[None]:
-        """The model is copied without what watches its parts."""
-        watches = [one.watch for one in self._parts]
-        for one in self._parts:
-            one.watch = None
-        try:
-            yield
-        finally:
-            for one, watch in zip(self._parts, watches, strict=True):
-                one.watch = watch
-
     def _left_alone(self, path: str, reason: str) -> None:
-        self._reasons[path] = reason
         self._emit(ev.Noted, text=f"{self.name}.{path} is not recomputed: {reason}")
 
-    # -- the second step: with each operation's time -------------------------------------------------------
-
-    def _watch(self) -> None:
-        for part in self._parts:
-            if part.usable:
-                part.watch = self._timing(part.unit.path)
-
-    def _timing(self, path: str) -> Callable[..., Any]:
-        def watch(before: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            with Operations(timed=True) as operations:
-                result = before(*args, **kwargs)
-            self._seconds[path] = [(one.name, one.seconds) for one in operations.found]
-            return result
-
-        return watch
+    def _note(self, text: str) -> None:
+        self._emit(ev.Noted, text=f"{self.name}: {text}")
 
     # -- steps ------------------------------------------------------------------------------------------
 
     def trains(self, parameters: frozenset[int]) -> bool:
         """Whether an optimiser of these parameters trains the model."""
-        return not self._parameters.isdisjoint(parameters)
+        return not self._stepping.parameters.isdisjoint(parameters)
 
     def _step_begins(self) -> None:
         self._over = False
         if self._pending is not None:
             self._apply(self._pending)
             self._pending = None
-        self._habits = Habits(autocast=self._dtype)
-        self._many_calls = False
+        self._calls.begin_step()
         self._begun = time.perf_counter()
-        if self._to_measure and self._meter is None:
-            self._start_meter()
+        if self._measuring.asked and not self._measuring.under_way:
+            self._measuring.begin(self._lasting(), self._calls.old)
 
-    def _observe(self) -> None:
-        """What is held when a call begins; gradients that are accumulated are there from the second call on."""
-        habits = self._habits
-        self._habits = dataclasses.replace(
-            habits,
-            gradients_in_forward=habits.gradients_in_forward
-            or any(one.grad is not None for one in self.model.parameters()),
-            keeps_results=habits.keeps_results or any(one() is not None for one in self._old),
-        )
+    def _before_update(self) -> None:
+        """Weights are about to change."""
+        self._calls.stop_tape()
+        for head in self._heads:
+            head.before_update()
 
     def step_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser is about to write to the weights."""
-        self._stop_tape()
-        for head in self._heads:
-            head.before_update()
-        self._fused.put_back()
-        if self.plan is not None and self.plan.choice.fused and self.phase == "kept" and not self.paused:
-            self._fused.take(optimizer)
+        self._before_update()
+        if not self.paused:
+            self._stepping.step_begins(optimizer)
 
     def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser has written to the weights."""
-        self._fused.put_back()
-        self._optimizers.add(optimizer)
-        self._steppers.add(optimizer)
-        if self._calls:
+        self._stepping.step_ended(optimizer)
+        if self._calls.count:
             self._step_ends()
+        if not self.paused:
+            self._stepping.settle()
 
     def _step_ends(self) -> None:
         self._step_s = time.perf_counter() - self._begun
-        self._calls, self._differentiated = 0, False
+        self._calls.end_step()
         self._measured()
         if self.phase == "careful":
             self.phase = "timing"
-        elif self.phase == "timing" and self._call is not None:
+        elif self.phase == "timing" and self._calls.call is not None:
             self.phase = "planning"
             self._begin_planning()
 
     # -- a plan -----------------------------------------------------------------------------------------
 
     def _begin_planning(self) -> None:
-        assert self._call is not None
-        (args, kwargs), self._call = self._call, None
-        if self._draws:
-            self._stay_careful("the model draws numbers from Python's or NumPy's random generator")
-            return
-        if self._many_calls:
-            self._stay_careful("a step holds more than one call of the model at once")
+        args, kwargs = self._calls.take()
+        if self._calls.reason:
+            self._stay_careful(self._calls.reason)
             return
         try:
             rehearsal = self._rehearsal(args, kwargs)
@@ -490,16 +365,29 @@ class Training:
         self._limit_planned = limit = self.limit_bytes
         planner = Planner(
             rehearsal,
-            dict(self._seconds),
+            dict(self._parts.seconds),
+            units=self._parts.units,
             # A loop that looks at its logits has them anyway.
             can_defer=any(head.num_rows and not head.num_asked for head in self._heads),
-            can_fuse=any(_can_fuse(one) for one in self._steppers),
+            can_fuse=self._stepping.can_fuse(),
+            in_backward=self._may_step_in_backward(),
+            eight_bit="8bit-optimizer" in self._allow and not self._stepping.not_eight_bit(),
+            base=self._stepping.base,
             stopped=self._stopped.is_set,
         )
         self._thread = threading.Thread(
             target=self._find, args=(planner, limit), name="deepseek_lab memory plan", daemon=True
         )
         self._thread.start()
+
+    def _may_step_in_backward(self) -> bool:
+        if "step-in-backward" not in self._allow:
+            return False
+        stay = self._calls.habits.gradients_in_backward
+        reason = self._stepping.not_in_backward(self, gradients_stay=stay)
+        if reason:
+            self._note(f"step-in-backward is allowed, and this loop does not permit it: {reason}")
+        return not reason
 
     def _find(self, planner: Planner, limit: int) -> None:
         try:
@@ -540,120 +428,44 @@ class Training:
 
     def _stay_careful(self, reason: str) -> None:
         self.phase = "careful for good"
-        self._to_measure = True
-        self._emit(
-            ev.Noted,
-            text=f"{self.name}: everything stays recomputed, as no plan could be rehearsed ({reason})",
-        )
+        self._measuring.asked = True
+        self._note(f"everything stays recomputed, as no plan could be rehearsed ({reason})")
 
     def _apply(self, plan: Plan) -> None:
         """Run by a plan from this step on."""
+        if (
+            plan.choice.in_backward
+            and not self._stepping.base.in_backward
+            and not self._may_step_in_backward()
+        ):
+            self._plan_anew()  # what the loop did since it was planned
+            return
         self._say(plan)
         self.plan, self.phase = plan, "kept"
-        for part in self._parts:
-            part.keep = plan.choice.keeps.get(part.unit.path)
-        for head in self._heads:
-            head.on = plan.choice.defers
-        self._to_measure = True
-
-    # -- what a step really holds ---------------------------------------------------------------------------
-
-    def _start_meter(self) -> None:
-        self._to_measure = False
-        meter = self._meter = Meter()
-        meter.hold(self._lasting())
-        self._held = meter.now_bytes
-        for ref in self._old:
-            one = ref()
-            meter.hold(one.holds() if type(one) is Deferred else [one])
-            del one
-        allocator.trim()  # what is free but resident would hide what the step takes
-        self._resident = PeakResident.begin()
-        meter.__enter__()  # type: ignore[no-untyped-call]
-
-    def _stop_meter(self) -> int | None:
-        meter, self._meter = self._meter, None
-        if meter is None:
-            return None
-        if _get_current_dispatch_mode() is meter:
-            meter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        peak = meter.peak_bytes
-        meter.release()
-        return peak
+        self._stepping.choose(plan.choice)
+        self._parts.choose(plan.choice)
+        self._measuring.asked = True
 
     def _measured(self) -> None:
-        if self._meter is None:
+        """What a step really held, where that was asked for."""
+        held = self._measuring.end()
+        if held is None:
             return
-        peak = self._stop_meter()
-        assert peak is not None
-        grown = self._resident.bytes() if self._resident is not None else None
-        process = None if grown is None else grown + self._held
+        peak = held.peak_bytes
         self._emit(
             ev.MemoryMeasured,
             target=self.name,
             peak_bytes=peak,
-            process_bytes=process,
+            process_bytes=held.process_bytes,
             step_ms=1e3 * self._step_s,
         )
         limit = self.limit_bytes
-        holes = 0 if process is None else process - peak
-        if process is not None and peak <= limit < process and holes > LIBRARIES and not self._at_once:
-            # The heap's holes, not the tensors: the promise is the process's.
-            self._at_once = True
-            allocator.return_at_once(True)
-            self._to_measure = True
-            self._emit(
-                ev.Noted,
-                text=f"{self.name}: tensors held {words(peak)}, the process {words(process)}, as the heap has holes; "
-                "large blocks now go back to the system at once, which takes time",
+        if self._measuring.give_back_at_once(held, limit):
+            self._note(
+                f"tensors held {words(peak)}, the process {words(held.process_bytes or 0)}, as the heap has holes; "
+                "large blocks now go back to the system at once, which takes time"
             )
         if self.phase == "kept" and self.plan is not None and self.plan.fits and peak > limit:
             self._lowered = min(0.5, self._lowered + (peak / self.plan.rehearsed.peak_bytes - 1 + MARGIN))
-            self._emit(
-                ev.Noted,
-                text=f"{self.name}: a step held {words(peak)}, more than was predicted; planned anew",
-            )
-            self._be_careful()
-            self.phase = "timing"
-
-
-def _telling(training: weakref.ref[Training], call: int) -> Callable[[Tensor], None]:
-    def tell(gradient: Tensor) -> None:
-        one = training()
-        if one is not None:
-            one.backward_begins(call)
-
-    return tell
-
-
-def _optimizers_of(parameters: frozenset[int]) -> list[torch.optim.Optimizer]:
-    """Optimisers that train these parameters, wherever they are; those first that have no state yet."""
-    found: list[torch.optim.Optimizer] = []
-    for one in gc.get_objects():
-        # By type: a proxy answers for another object, with a warning.
-        if issubclass(type(one), torch.optim.Optimizer) and any(
-            id(weight) in parameters for group in one.param_groups for weight in group["params"]
-        ):
-            found.append(one)
-    return sorted(found, key=lambda one: len(one.state))
-
-
-def _without_rivals(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
-    """Of optimisers that train the same parameters, as an earlier run of a cell leaves them, the first."""
-    taken: set[int] = set()
-    found = []
-    for one in optimizers:
-        weights = {id(weight) for group in one.param_groups for weight in group["params"]}
-        if taken.isdisjoint(weights):
-            found.append(one)
-            taken |= weights
-    return found
-
-
-def _can_fuse(optimizer: torch.optim.Optimizer) -> bool:
-    weights: Sequence[Tensor] = [one for group in optimizer.param_groups for one in group["params"]]
-    return (
-        all("fused" in group and not group["fused"] for group in optimizer.param_groups)
-        and not any(group.get("differentiable") for group in optimizer.param_groups)
-        and all(one.is_floating_point() for one in weights)
-    )
+            self._note(f"a step held {words(peak)}, more than was predicted; planned anew")
+            self._plan_anew()

@@ -1,14 +1,15 @@
-"""The parts of a model that can be computed a second time, each on its own."""
+"""The parts of a model that can be computed a second time, each on its own: as a tree, from large to small."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from torch import nn
 
 MAX_UNITS = 512
+DEPTH = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,26 +18,78 @@ class Unit:
 
     path: str
     module: nn.Module
+    inner: tuple[Unit, ...] = ()
+    """Its own parts, if it has any; a stage's are its blocks."""
+    level: int = 0
+
+    @property
+    def holds_blocks(self) -> bool:
+        """Whether its parts are blocks that are repeated, as a stage's."""
+        return bool(self.inner) and bool(_blocks(self.module))
 
 
 def find_units(model: nn.Module, apart: Collection[nn.Module] = ()) -> list[Unit]:
     """The parts of a model: its repeated blocks, and what stands beside them.
 
     A block is a module that has siblings of its class in one container; the blocks that are outermost count, as a
-    transformer's layers or a ResNet's bottlenecks. What holds no block is a part as a whole. A model without any
-    block is divided at its children. Modules that are ``apart`` belong to no part.
+    transformer's layers or a ResNet's stages. What holds no block is a part as a whole. A model without any
+    block is divided at its children, and a part is divided as a model is. Modules that are ``apart`` belong to no part.
     """
-    blocks = _blocks(model)
-    away = {id(one) for one in apart}
+    return _parts("", model, {id(one) for one in apart}, set(), 0)
+
+
+def every(units: Sequence[Unit]) -> Iterator[Unit]:
+    """These and all within them."""
+    for one in units:
+        yield one
+        yield from every(one.inner)
+
+
+def division(
+    units: Sequence[Unit], levels: Collection[int], usable: Callable[[Unit], bool] = lambda one: True
+) -> list[Unit]:
+    """The parts at these levels of the tree; one that has no parts of its own stands for them.
+
+    Where several levels are taken, a part is recomputed with its parts recomputed within it: only what goes into it is
+    held until its turn comes, and then only what goes into them. For a part that is not usable its own parts are taken.
+    """
+    found = []
+    last = max(levels)
+    for one in units:
+        whole = not one.inner or one.level >= last
+        if (one.level in levels or whole) and usable(one):
+            found.append(one)
+        elif whole:
+            found += division(one.inner, (one.level + 1,), usable)
+        if not whole:
+            found += division(one.inner, levels, usable)
+    return found
+
+
+def _parts(path: str, model: nn.Module, away: set[int], seen: set[int], level: int) -> list[Unit]:
     found: list[Unit] = []
-    _divide("", model, blocks, away, found, top=True)
-    seen: set[int] = set()
-    units = []
+    _divide(path, model, _blocks(model), away, found, top=True)
+    own = []
     for unit in found:  # a module that has several places is one part, under its first one
-        if id(unit.module) not in seen:
+        known = id(unit.module) in seen or len(seen) >= MAX_UNITS
+        if not known and (level == 0 or unit.module is not model):
             seen.add(id(unit.module))
-            units.append(unit)
-    return units[:MAX_UNITS]
+            own.append(unit)
+    if level + 1 == DEPTH:
+        return [dataclasses.replace(one, level=level) for one in own]
+    return [
+        Unit(
+            one.path,
+            one.module,
+            tuple(
+                inner
+                for inner in _parts(one.path, one.module, away, seen, level + 1)
+                if any(True for _ in inner.module.parameters())
+            ),
+            level,
+        )
+        for one in own
+    ]
 
 
 def _blocks(model: nn.Module) -> set[int]:

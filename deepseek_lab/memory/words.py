@@ -32,6 +32,10 @@ def steps_of(plan: Plan, labelled: float) -> tuple[MemoryStep, ...]:
         found.append(MemoryStep(action, (), 0, 0.0))
     if plan.choice.fused:
         found.append(MemoryStep("the optimiser's fused form", (), 0, 0.0))
+    if plan.choice.in_backward:
+        found.append(MemoryStep("the optimiser's step inside the backward pass", (), 0, 0.0))
+    if plan.choice.eight_bit:
+        found.append(MemoryStep("AdamW's moments in 8 bits", (), 0, 0.0))
     return tuple(found)
 
 
@@ -39,7 +43,7 @@ def code_of(plan: Plan, name: str, kind: str) -> str:
     """What a plan does, as lines to write by hand."""
     if plan.is_plain:
         return ""
-    full = [part.path for part in plan.parts if not part.option.keep]
+    full = [path for path, keep in plan.choice.keeps.items() if keep is not None and not keep]
     some = [part for part in plan.parts if part.option.keep]
     lines = ["import functools", "", "from torch.utils import checkpoint", ""]
     if full:
@@ -87,6 +91,23 @@ def code_of(plan: Plan, name: str, kind: str) -> str:
         lines += ["", "# the logits are left out by deepseek_lab.memory.logits.linear_cross_entropy"]
     if plan.choice.fused:
         lines += ["", "# and the optimiser is made with fused=True"]
+    if plan.choice.in_backward:
+        lines += [
+            "",
+            "# the optimiser's step inside the backward pass: an optimiser for each parameter",
+            f"each = {{one: type(optimizer)([one], **optimizer.defaults) for one in {name}.parameters()}}",
+            "",
+            "",
+            "def step(one):",
+            "    each[one].step()",
+            "    one.grad = None",
+            "",
+            "",
+            f"for one in {name}.parameters():",
+            "    one.register_post_accumulate_grad_hook(step)",
+        ]
+    if plan.choice.eight_bit:
+        lines += ["", "# and the optimiser is deepseek_lab.memory.devices.runtime.adamw8bit.AdamW8bit"]
     return "\n".join(lines) + "\n"
 
 

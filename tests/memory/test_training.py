@@ -150,7 +150,7 @@ def test_a_limit_below_what_the_weights_take_is_refused_before_anything_runs() -
 def test_a_limit_that_no_plan_keeps_is_refused_with_what_would_do() -> None:
     loop = Loop(make(Language), language_loss)
     own = unique_bytes(loop.model.parameters())
-    run = limited(loop, 4.05 * own)
+    run = limited(loop, 3 * own)
     with pytest.raises(MemoryLimitError, match="more than the limit") as caught:
         loop.step()
     run.restore()

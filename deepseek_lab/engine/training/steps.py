@@ -56,6 +56,10 @@ class Steps:
                     hook.remove()
                 self._hooks = []
 
+    def only(self, listener: Listener, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether nobody but this listener is told of an optimiser's steps."""
+        return all(one is listener for one in self._of(optimizer))
+
     def _of(self, optimizer: torch.optim.Optimizer) -> Iterable[Listener]:
         count = sum(len(group["params"]) for group in optimizer.param_groups)
         known = self._known.get(optimizer)
