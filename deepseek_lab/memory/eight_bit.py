@@ -16,6 +16,8 @@ from deepseek_lab.memory.gradients import drop_gradient, gradient_of
 from deepseek_lab.memory.interrupts import uninterrupted
 from deepseek_lab.memory.optimizers import own, weights_of
 
+CPU_SLAB, DEVICE_SLAB = 1 << 14, 1 << 20
+"""Values that are updated at once: the room that this takes counts where memory is short."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -73,7 +75,9 @@ class EightBit:
         from deepseek_lab.memory.devices.runtime.adamw8bit import AdamW8bit
 
         self.optimizer = optimizer
-        self._inner = AdamW8bit(weights_of(optimizer))
+        weights = weights_of(optimizer)
+        slab = CPU_SLAB if weights[0].device.type == "cpu" else DEVICE_SLAB
+        self._inner = AdamW8bit(weights, slab=slab)
         own.add(self._inner)
         self._hooks: list[Any] = []
         self._hidden: list[tuple[Tensor, Tensor]] = []

@@ -15,16 +15,23 @@ from deepseek_lab.engine.training.steps import FusedForm
 from deepseek_lab.memory.choice import Choice, NotRehearsed
 from deepseek_lab.memory.eight_bit import EightBit
 from deepseek_lab.memory.logits import Head
-from deepseek_lab.memory.optimizers import not_eight_bit, update_of, weights_of
+from deepseek_lab.memory.optimizers import update_of, weights_of
 
 
 class Form:
     """The form in which a copied optimiser steps."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, choice: Choice, heads: Sequence[Head]) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        choice: Choice,
+        heads: Sequence[Head],
+        *,
+        can_eight_bit: bool,
+    ) -> None:
         self._optimizer, self._choice, self._heads = optimizer, choice, heads
         self._eight: EightBit | None = None
-        if choice.eight_bit and not not_eight_bit(optimizer):
+        if choice.eight_bit and can_eight_bit:
             self._eight = EightBit(optimizer).install()
 
     def held(self) -> list[Tensor]:

@@ -27,6 +27,7 @@ from deepseek_lab.memory.forms import Form
 from deepseek_lab.memory.logits import Deferred, Head, linear_cross_entropy
 from deepseek_lab.memory.meter import Meter, block_bytes
 from deepseek_lab.memory.operations import Operation, Operations
+from deepseek_lab.memory.optimizers import not_eight_bit
 from deepseek_lab.memory.recompute import Recomputed
 from deepseek_lab.memory.units import Unit
 
@@ -124,6 +125,7 @@ class Rehearsal:
             )
         without_hooks(self._model)
         self._optimizers = [copied(one, memo, self._mode) for one in optimizers if is_pytorchs(one)]
+        self._can_eight_bit = [not not_eight_bit(one) for one in optimizers if is_pytorchs(one)]
         odd = [one for one in optimizers if not is_pytorchs(one)]
         self._odd_state = others_bytes + sum(
             block_bytes(value)
@@ -176,7 +178,10 @@ class Rehearsal:
         parts: list[Part] = []
         try:
             with ModuleObserver.unseen(), self._mode:
-                forms = [Form(one, choice, self._heads) for one in self._optimizers]
+                forms = [
+                    Form(one, choice, self._heads, can_eight_bit=can)
+                    for one, can in zip(self._optimizers, self._can_eight_bit, strict=True)
+                ]
                 old: list[Any] = []
                 for last in (False, True):
                     if last and look:

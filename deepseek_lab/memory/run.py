@@ -24,6 +24,7 @@ from deepseek_lab.memory.training import Training
 _numbers = itertools.count(1)
 _trainings: weakref.WeakValueDictionary[int, Training] = weakref.WeakValueDictionary()
 """By the identity of the model; a model holds its own through its patch."""
+_runs: weakref.WeakSet[MemoryRun] = weakref.WeakSet()
 _DTYPES = {"bf16": torch.bfloat16}
 
 
@@ -54,6 +55,7 @@ class MemoryRun:
             )
         self._dtype = _DTYPES[precision] if precision is not None else None
         self._cell = cell
+        _runs.add(self)
         self.log = ev.EventLog()
         self.report = MemoryReport()
         self.log.listen(self.report.add)
@@ -134,6 +136,11 @@ class MemoryRun:
         )
 
     @property
+    def states(self) -> dict[str, str]:
+        """Where each of its trainings stands, in words; those that have ended are left out."""
+        return {name: one.state for name, one in self._trainings.items() if one.phase != "closed"}
+
+    @property
     def working(self) -> bool:
         """Whether a plan is being looked for."""
         return any(one.working for one in self._trainings.values())
@@ -176,6 +183,11 @@ class MemoryRun:
 
     def __exit__(self, *error: object) -> None:
         self.restore()
+
+
+def runs() -> list[MemoryRun]:
+    """Runs whose models train within a limit now, in the order in which they began."""
+    return sorted((one for one in _runs if one.states), key=lambda one: int(one.id.rpartition("-")[2]))
 
 
 class Paused:

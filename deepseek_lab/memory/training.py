@@ -38,6 +38,15 @@ from deepseek_lab.memory.stepping import Stepping
 GROWTH = 1.02
 """A call whose inputs are larger than the largest planned ones by more than this needs another plan."""
 
+_STATES = {
+    "waiting": "no training call yet",
+    "careful": "the first step: everything is recomputed",
+    "timing": "its operations are timed; everything is recomputed",
+    "planning": "a plan is looked for; everything is recomputed",
+    "kept": "trains by its plan",
+    "careful for good": "everything stays recomputed, as no plan could be rehearsed",
+}
+
 
 class Training:
     """One model that trains within a limit.
@@ -133,6 +142,11 @@ class Training:
         self._stepping.pause(False)
         if self.phase not in ("waiting", "closed"):
             self._parts.install()
+
+    @property
+    def state(self) -> str:
+        """Where it stands, in words."""
+        return "paused" if self.paused else _STATES.get(self.phase, self.phase)
 
     @property
     def working(self) -> bool:

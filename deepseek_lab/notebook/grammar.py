@@ -151,6 +151,14 @@ VERBS: dict[str, Verb] = {
                     default="no limit",
                 ),
                 Flag(
+                    "allow",
+                    "with --memory-limit: 8bit-optimizer (AdamW's moments in a byte a value), "
+                    "step-in-backward (an error in a backward pass leaves half a step)",
+                    "names",
+                    "WORD[,WORD]",
+                    default="exact plans only",
+                ),
+                Flag(
                     "effective-batch",
                     "update the weights once per N samples, by accumulating gradients of smaller batches",
                     "int",

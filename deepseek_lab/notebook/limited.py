@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepseek_lab.base import events as ev
-from deepseek_lab.base.errors import TargetError
+from deepseek_lab.base.allowed import parse_allowed
+from deepseek_lab.base.errors import TargetError, UsageError
 from deepseek_lab.base.memory import MemoryReport
 from deepseek_lab.base.sizes import parse_limit
 from deepseek_lab.notebook.host import Cell, Host, bind, save, view_of, warn
@@ -111,10 +112,25 @@ def limited(plan: Plan, host: Host) -> Shown:
     return ShownLimit(_open(plan, host), view=view_of(plan.command))
 
 
+def needs_limit(command: Command) -> None:
+    """``--allow`` says what a plan for a limit may do.
+
+    Raises:
+        UsageError: There is no limit.
+    """
+    if command.has("allow") and not command.has("memory-limit"):
+        raise UsageError(
+            "--allow says what a plan within a memory limit may do, and there is no limit",
+            hint="%%deepseek optimize --memory-limit 6GiB --allow 8bit-optimizer",
+        )
+
+
 def _open(plan: Plan, host: Host, *, cell: str = "", observe: bool = False) -> MemoryRun:
     command: Command = plan.command
     limit = command.text("memory-limit") or ""
     parse_limit(limit)  # before torch is imported
+    words = command.get("allow")
+    allow = parse_allowed(words if isinstance(words, tuple) else ())
     if command.has("backends") or command.has("tolerance"):
         raise TargetError(
             "with --memory-limit no backends are raced; PyTorch itself trains",
@@ -122,8 +138,8 @@ def _open(plan: Plan, host: Host, *, cell: str = "", observe: bool = False) -> M
         )
     from deepseek_lab.memory.run import MemoryRun
 
-    run = MemoryRun(limit, precision=command.text("precision"), cell=cell)
+    run = MemoryRun(limit, precision=command.text("precision"), allow=allow, cell=cell)
     return run.open(dict(plan.objects), observe=observe and not plan.later, namespace=host.namespace)
 
 
-__all__ = ["LimitedRegion", "ShownLimit", "limited"]
+__all__ = ["LimitedRegion", "ShownLimit", "limited", "needs_limit"]

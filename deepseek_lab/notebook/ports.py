@@ -85,6 +85,7 @@ _ENGINE = "deepseek_lab.engine.api"
 
 if TYPE_CHECKING:
     from deepseek_lab.engine import api
+    from deepseek_lab.memory.run import MemoryRun
 
     _checked: Engine = api
 
@@ -97,6 +98,12 @@ def engine() -> Engine:
 def loaded_engine() -> Engine | None:
     """The engine if something has already asked for it."""
     return cast("Engine | None", sys.modules.get(_ENGINE))
+
+
+def limited_runs() -> list[MemoryRun]:
+    """What trains within a memory limit, if anything ever did."""
+    module = sys.modules.get("deepseek_lab.memory.run")
+    return module.runs() if module is not None else []
 
 
 def torch_loaded() -> bool:

@@ -9,7 +9,7 @@ from deepseek_lab.base.errors import TargetError, UsageError
 from deepseek_lab.notebook import cells
 from deepseek_lab.notebook.accumulated import Batches
 from deepseek_lab.notebook.host import Cell, Host, bind, view_of, warn
-from deepseek_lab.notebook.limited import LimitedRegion, limited
+from deepseek_lab.notebook.limited import LimitedRegion, limited, needs_limit
 from deepseek_lab.notebook.live import Follower
 from deepseek_lab.notebook.plan import Plan, checked, resolve
 from deepseek_lab.notebook.ports import Run, engine, options, torch_loaded
@@ -111,6 +111,7 @@ def _wait(run: Run, seconds: float) -> None:
 
 def region(plan: Plan, cell: Cell, host: Host) -> OptimizeRegion | LimitedRegion:
     """Surround a cell."""
+    needs_limit(plan.command)
     if plan.command.has("memory-limit") and not plan.command.has("effective-batch"):
         return LimitedRegion(plan, cell, host)
     return OptimizeRegion(plan, cell, host)
@@ -118,6 +119,7 @@ def region(plan: Plan, cell: Cell, host: Host) -> OptimizeRegion | LimitedRegion
 
 def run(plan: Plan, host: Host) -> Shown:
     """Optimise the objects that were named; they are faster from their next calls on."""
+    needs_limit(plan.command)
     if plan.command.has("effective-batch"):
         raise UsageError(
             "gradients are accumulated in a loop, which is a cell's",

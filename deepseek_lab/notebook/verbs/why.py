@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 
+from deepseek_lab.base.memory import MemoryReport
 from deepseek_lab.base.report import CandidateRow, GraphRecord, OptimizeReport
 from deepseek_lab.notebook.host import Host
 from deepseek_lab.notebook.plan import Plan
+from deepseek_lab.notebook.ports import limited_runs, loaded_engine
 from deepseek_lab.notebook.show import Shown, table
 from deepseek_lab.notebook.verbs import chosen_run
 
@@ -15,7 +17,33 @@ _COLUMNS = ("candidate", "status", "ms", "speed-up", "max rel error", "build s",
 
 def run(plan: Plan, host: Host) -> Shown:
     """Explain a report."""
-    return explain(chosen_run(plan).report)
+    limit = chosen_limit(plan)
+    return explain_limit(limit) if limit is not None else explain(chosen_run(plan).report)
+
+
+def chosen_limit(plan: Plan) -> MemoryReport | None:
+    """The training within a limit that was named, or where none was, the one that goes on after all else ended."""
+    for value in plan.reports.values():
+        named = value.report
+        return named if isinstance(named, MemoryReport) else None
+    limits, engine = limited_runs(), loaded_engine()
+    last = engine.last_run() if engine is not None else None
+    if not limits:
+        return None
+    began = next(iter(limits[-1].log)).at_s
+    first = next(iter(last.log), None) if last is not None else None
+    return None if first is not None and first.at_s > began else limits[-1].report
+
+
+def explain_limit(report: MemoryReport) -> Shown:
+    """How each model is kept within its limit, and why so."""
+    from deepseek_lab import views
+
+    text = views.memory_plan_text(report)
+    for row in report.rows.values():
+        if row.planned is not None and row.planned.code:
+            text += "\n\n" + repr(_code(f"{row.target}: the same by hand", row.planned.code))
+    return Shown(text, html_text=views.memory_plan_html(report), data=report.to_dict())
 
 
 def explain(report: OptimizeReport) -> Shown:
