@@ -94,6 +94,9 @@ class EightBit:
     def restore(self) -> None:
         """The state in ordinary tensors again."""
         self.step_ended()
+        self._ordinary()
+
+    def _ordinary(self) -> None:
         for one in self._hooks:
             one.remove()
         self._hooks = []
@@ -127,17 +130,22 @@ class EightBit:
 
     def step_begins(self) -> None:
         """Make the step that the loop asks for; its own then finds no gradients."""
+        done: list[tuple[Tensor, Tensor]] = []
         with uninterrupted():
-            done = []
-            for group in self.optimizer.param_groups:
-                for weight in group["params"]:
-                    gradient = gradient_of(weight)
-                    if gradient is not None:
-                        self.update(weight, group)
-                        done.append((weight, gradient))
-            for weight, _ in done:
-                drop_gradient(weight)
-            self._hidden = done
+            try:
+                for group in self.optimizer.param_groups:
+                    for weight in group["params"]:
+                        gradient = gradient_of(weight)
+                        if gradient is not None:
+                            self.update(weight, group)
+                            done.append((weight, gradient))
+            except Exception:
+                self._ordinary()  # the optimiser's own step does the rest
+                raise
+            finally:
+                for weight, _ in done:
+                    drop_gradient(weight)
+                self._hidden = done
 
     def step_ended(self) -> None:
         """Gradients are there again, until the loop lets them go."""

@@ -44,6 +44,7 @@ class Stepping:
         observes: bool,
     ) -> None:
         self._model, self._note, self._left, self._before = model, note, left, before
+        self.paused = False
         self.parameters = frozenset(map(id, model.parameters()))
         self.observed = Observed(list(model.parameters())) if observes else None
         self.steppers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
@@ -149,15 +150,27 @@ class Stepping:
     def step_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser is about to step."""
         self.put_back()
+        if self.paused:  # moments stay as they are held
+            self._step_in_eight_bits(optimizer)
+            return
         in_backward = self._in_backward
         if in_backward is not None and in_backward.optimizer is optimizer:
             in_backward.step_begins()
         elif self.observed is not None:
             self.observed.step_begins(optimizer)
-        if (eight := self._eights.get(id(optimizer))) is not None:
-            eight.step_begins()
-        elif self._takes_fused:
+        if not self._step_in_eight_bits(optimizer) and self._takes_fused:
             self._fused.take(optimizer)
+
+    def _step_in_eight_bits(self, optimizer: torch.optim.Optimizer) -> bool:
+        eight = self._eights.get(id(optimizer))
+        if eight is None:
+            return False
+        try:
+            eight.step_begins()
+        except Exception as error:
+            del self._eights[id(optimizer)]
+            self._note(f"AdamW's moments are ordinary tensors again ({type(error).__name__}: {error})")
+        return True
 
     def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
         """It has."""
@@ -191,8 +204,12 @@ class Stepping:
 
     def pause(self, paused: bool) -> None:
         """Gradients stay until the loop steps, meanwhile; moments stay in a byte a value."""
+        self.paused = paused
         if self._in_backward is not None:
+            self._in_backward.quiet()
             self._in_backward.paused = paused
+        if self.observed is not None:
+            self.observed.quiet()
 
     def close(self) -> None:
         """Optimisers as they were, with ordinary state."""

@@ -229,7 +229,7 @@ class Training:
         self._stepping.find()
         can_eight_bit = not self._stepping.not_eight_bit()
         eight_bit = can_eight_bit and "8bit-optimizer" in self._allow
-        own = unique_bytes(self._calls.lasting() if eight_bit else self._lasting())
+        own = unique_bytes(self._calls.lasting() if can_eight_bit else self._lasting())
         if own > limit:
             raise MemoryLimitError(
                 f"{self.name}: parameters, gradients and optimiser state alone hold {words(own)}, "
@@ -343,8 +343,7 @@ class Training:
     def step_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser is about to write to the weights."""
         self._before_update()
-        if not self.paused:
-            self._stepping.step_begins(optimizer)
+        self._stepping.step_begins(optimizer)
 
     def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimiser has written to the weights."""

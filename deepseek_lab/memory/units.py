@@ -68,7 +68,7 @@ def division(
 
 def _parts(path: str, model: nn.Module, away: set[int], seen: set[int], level: int) -> list[Unit]:
     found: list[Unit] = []
-    _divide(path, model, _blocks(model), away, found, top=True)
+    _divide(path, model, _blocks(model), away, found, top=True, unwrap=level == 0)
     own = []
     for unit in found:  # a module that has several places is one part, under its first one
         known = id(unit.module) in seen or len(seen) >= MAX_UNITS
@@ -104,7 +104,14 @@ def _blocks(model: nn.Module) -> set[int]:
 
 
 def _divide(
-    path: str, module: nn.Module, blocks: set[int], away: set[int], found: list[Unit], *, top: bool = False
+    path: str,
+    module: nn.Module,
+    blocks: set[int],
+    away: set[int],
+    found: list[Unit],
+    *,
+    top: bool = False,
+    unwrap: bool = False,
 ) -> None:
     if id(module) in away:
         return
@@ -114,6 +121,7 @@ def _divide(
     if not holds and not (top and children):
         found.append(Unit(path, module))
         return
-    only = top and len(children) == 1 and any(True for _ in children[0][1].children())
+    only = unwrap and len(children) == 1 and any(True for _ in children[0][1].children())
     for name, child in children:
-        _divide(f"{path}.{name}" if path else name, child, blocks, away, found, top=only)
+        place = f"{path}.{name}" if path else name
+        _divide(place, child, blocks, away, found, top=only, unwrap=only)

@@ -227,3 +227,46 @@ def test_a_refusal_names_the_batch_that_would_do(digits: tuple[Tensor, Tensor]) 
     row = next(iter(run.report.rows.values()))
     assert row.measured.peak_bytes <= 300 * 1024 or not row.planned.fits
     run.restore()
+
+
+def test_a_step_that_fails_in_the_middle_is_finished_by_the_optimiser_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, optimizer, eight = adopted()
+    other = nn.Linear(96, 128)
+    other.load_state_dict(model.state_dict())
+    eight.install()
+    optimizer.zero_grad()
+    model(torch.randn(8, 96)).sum().backward()
+    update, bias = eight.update, model.bias.detach().clone()
+
+    def failing(weight: Tensor, group: Any) -> None:
+        if weight is model.bias:
+            raise MemoryError
+        update(weight, group)
+
+    monkeypatch.setattr(eight, "update", failing)
+    with pytest.raises(MemoryError):
+        eight.step_begins()
+    weight = model.weight.detach().clone()
+    optimizer.step()
+    eight.step_ended()
+    assert torch.equal(model.weight, weight)  # it had taken its step
+    assert not torch.equal(model.bias, bias)
+    assert [float(state["step"]) for state in optimizer.state.values()] == [4, 4]
+    assert all(type(state) is dict for state in optimizer.state.values())
+
+
+def test_steps_without_the_limit_keep_their_moments(digits: tuple[Tensor, Tensor]) -> None:
+    """A pause compares with eager; what AdamW remembers goes on."""
+    *_, run, model, optimizer = trained(digits, 0, "1200KiB", steps=6)
+    model.train()
+    before = optimizer.state[model.head.weight]["exp_avg"].clone()
+    with run.paused():
+        optimizer.zero_grad()
+        F.cross_entropy(model(digits[0][:64]), digits[1][:64]).backward()
+        optimizer.step()
+    after = optimizer.state[model.head.weight]["exp_avg"]
+    assert not torch.equal(before, after)
+    close(after, before.lerp(model.head.weight.grad, 0.1))
+    run.restore()
