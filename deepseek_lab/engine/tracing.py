@@ -20,6 +20,8 @@ from torch._dynamo.guards import GuardBuilder
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.utils import get_traced_code
 from torch._dynamo.variables.base import AttributeMutationExisting, ValueMutationExisting
+from torch._dynamo.variables.constant import ConstantVariable
+from torch._dynamo.variables.misc import LoggingLoggerVariable
 from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
 from torch._guards import Guard
 
@@ -53,6 +55,29 @@ def _guard_on_hooks(builder: GuardBuilder, guard: Guard) -> None:
 
 
 GuardBuilder.EMPTY_NN_MODULE_HOOKS_DICT = functools.wraps(_hook_guard)(_guard_on_hooks)  # type: ignore[method-assign]
+
+
+_logger_call = LoggingLoggerVariable.call_method
+
+
+def _log_once(
+    variable: LoggingLoggerVariable, tx: Any, name: str, args: list[Any], kwargs: dict[str, Any]
+) -> Any:
+    """A message that is logged once in a process is logged while it is captured, by its own function.
+
+    That keeps a cache of what it has said (transformers' ``logger.warning_once``), so that no later call says it again:
+    the captured graph need not. Other messages still end a graph, as each call is to log them.
+    """
+    function = getattr(getattr(variable.value, name, None), "__func__", None)
+    constant = all(one.is_python_constant() for one in (*args, *kwargs.values()))
+    if getattr(_capturing, "now", False) and constant and isinstance(function, functools._lru_cache_wrapper):
+        values = {key: one.as_python_constant() for key, one in kwargs.items()}
+        function(variable.value, *(one.as_python_constant() for one in args), **values)
+        return ConstantVariable.create(None)
+    return _logger_call(variable, tx, name, args, kwargs)
+
+
+LoggingLoggerVariable.call_method = functools.wraps(_logger_call)(_log_once)  # type: ignore[method-assign, assignment]
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from deepseek_lab.engine.tracing import Tracer, in_words
+from deepseek_lab.engine.tracing import Tracer
+from deepseek_lab.measure.breaks import in_words
 
 
 def printing(x: Tensor) -> Tensor:
@@ -86,3 +89,42 @@ def test_each_capture_tells_of_its_own() -> None:
 )
 def test_reasons_are_one_line(reason: str, said: str) -> None:
     assert in_words(reason) == said
+
+
+@functools.lru_cache(None)
+def _once(logger: logging.Logger, text: str) -> None:
+    logger.warning(text)
+
+
+def test_a_message_that_is_logged_once_is_no_break(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers tells so at the first loss of GPT-2 what it takes for its loss."""
+    monkeypatch.setattr(logging.Logger, "warning_once", _once, raising=False)
+    logger: Any = logging.getLogger("deepseek_lab.tests.once")
+
+    def telling(x: Tensor) -> Tensor:
+        y = x * 2
+        logger.warning_once("said once")
+        return y + 1
+
+    tracer = captured(telling)
+    assert not tracer.breaks
+    for _ in range(2):
+        assert torch.equal(tracer.run((torch.ones(3),), {}), torch.full((3,), 3.0))
+    telling(torch.ones(3))
+    assert [record.message for record in caplog.records if "tests" in record.name] == ["said once"]
+
+
+def test_a_message_that_each_call_logs_is_a_break(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("deepseek_lab.tests.each")
+
+    def telling(x: Tensor) -> Tensor:
+        y = x * 2
+        logger.warning("said each time")
+        return y + 1
+
+    tracer = captured(telling)
+    assert tracer.breaks
+    tracer.run((torch.ones(3),), {})
+    assert [record.message for record in caplog.records if "tests" in record.name] == ["said each time"] * 2
