@@ -66,6 +66,8 @@ def _clean(value: Any) -> Any:
             return {_clean(key): _clean(item) for key, item in value.items()}
         case list() | tuple():
             return [_clean(item) for item in value]
+        case _ if dataclasses.is_dataclass(value):
+            return {field.name: _clean(getattr(value, field.name)) for field in dataclasses.fields(value)}
         case _:
             return value
 

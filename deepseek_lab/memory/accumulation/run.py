@@ -435,10 +435,11 @@ def effective_batch(num_samples: int, *, memory_limit: str | None = None) -> Acc
     """Update the weights once per so many samples: your own loop, with the gradients of smaller batches added up.
 
     Within the ``with`` block optimisers find no gradients until their batch is whole, schedulers count updates,
-    clipping clips the whole batch's gradient, and a gradient scaler keeps one scale for it. Gradients are those of one batch of
-    that size, whether the loss is a mean or a sum, over samples or over labelled tokens only. A ``DataLoader`` with a
-    ``batch_size`` gives its samples in its own order, in micro-batches of the size that runs fastest and fits; at the
-    end of an epoch it is as if its ``batch_size`` were ``num_samples``. Other loops keep their batches.
+    clipping clips the whole batch's gradient, and a gradient scaler keeps one scale for it. Gradients are those of
+    one batch of that size, whether the loss is a mean or a sum, over samples or over labelled tokens only. A
+    ``DataLoader`` with a ``batch_size`` gives its samples in its own order, in micro-batches of the size that runs
+    fastest and fits; at the end of an epoch it is as if its ``batch_size`` were ``num_samples``. Other loops keep
+    their batches.
 
     What sees more than one sample at a time sees a micro-batch: batch norm, and losses that compare samples with one
     another, such as contrastive ones.
