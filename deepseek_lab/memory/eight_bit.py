@@ -16,8 +16,8 @@ from deepseek_lab.memory.gradients import drop_gradient, gradient_of
 from deepseek_lab.memory.interrupts import uninterrupted
 from deepseek_lab.memory.optimizers import own, weights_of
 
-CPU_SLAB, DEVICE_SLAB = 1 << 14, 1 << 20
-"""Values that are updated at once: the room that this takes counts where memory is short."""
+SLABS, MIN_SLAB, MAX_SLAB = 64, 1 << 14, 1 << 18
+"""Share of all values that are updated at once, in room of some float32 values each, and its bounds."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -76,14 +76,16 @@ class EightBit:
 
         self.optimizer = optimizer
         weights = weights_of(optimizer)
-        slab = CPU_SLAB if weights[0].device.type == "cpu" else DEVICE_SLAB
-        self._inner = AdamW8bit(weights, slab=slab)
+        count = sum(one.numel() for one in weights)
+        self._inner = AdamW8bit(weights, slab=min(max(count // SLABS, MIN_SLAB), MAX_SLAB))
         own.add(self._inner)
         self._hooks: list[Any] = []
         self._hidden: list[tuple[Tensor, Tensor]] = []
 
     def install(self) -> EightBit:
         """Quantise what is there."""
+        for weight in weights_of(self.optimizer):
+            self._inner._map(weight.device, MOMENTS[0])  # made now, and not in the middle of a step
         self._adopt()
         self._hooks = [
             self.optimizer.register_state_dict_post_hook(_ordinary),

@@ -99,6 +99,8 @@ class Planner:
         self._can_defer, self._can_fuse, self._stopped = can_defer, can_fuse, stopped
         self._in_backward, self._eight_bit = in_backward, eight_bit
         self._base = base if base is not None else Choice()
+        self.declined = ""
+        """Why the optimiser does not step in the backward pass although it may."""
 
     def find(self, limit_bytes: float) -> Plan:
         """The plan for a limit; where none fits, the one that takes least, with ``fits`` false.
@@ -106,6 +108,15 @@ class Planner:
         Raises:
             NotRehearsed: The step can't be run without values.
         """
+        try:
+            return self._find(limit_bytes)
+        except NotRehearsed as error:
+            if not self._in_backward or self._base.in_backward:
+                raise
+            self._in_backward, self.declined = False, str(error)
+            return self._find(limit_bytes)
+
+    def _find(self, limit_bytes: float) -> Plan:
         allowed = limit_bytes * (1 - MARGIN)
         plain = self._rehearsal.run(Choice(), look=True)
         base = self._base

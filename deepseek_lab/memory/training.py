@@ -411,6 +411,8 @@ class Training:
         except Exception as error:  # an error of ours: the loop goes on as carefully as it began
             self._stay_careful(f"{type(error).__name__}: {error}")
             return
+        if planner.declined:
+            self._note(f"step-in-backward is allowed, and this model does not permit it: {planner.declined}")
         self._pending, self._said = plan, False
         if self._over:  # no step is under way that would say it
             self._say(plan)

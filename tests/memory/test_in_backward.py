@@ -19,7 +19,7 @@ from deepseek_lab.memory.gradients import GradientWatch
 from deepseek_lab.memory.in_backward import StepInBackward
 from deepseek_lab.memory.optimizers import update_of
 from deepseek_lab.memory.run import MemoryRun
-from tests.memory.models import make
+from tests.memory.models import Language, make, words
 from tests.memory.test_training import peak_of, same_state
 
 ALLOW = ("step-in-backward",)
@@ -316,26 +316,36 @@ def test_an_interrupt_waits_for_the_end_of_the_backward_pass() -> None:
 def test_a_weight_that_the_backward_pass_needs_later_keeps_its_gradient() -> None:
     """A part that uses a weight without differentiating it would be recomputed with the new one."""
 
+    class Borrower(nn.Module):
+        def __init__(self, lender: nn.Linear) -> None:
+            super().__init__()
+            self.own, self.lender = nn.Linear(WIDTH, WIDTH), (lender,)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(4):
+                x = torch.tanh(F.linear(torch.tanh(self.own(x)), self.lender[0].weight.detach()))
+            return x
+
     class Borrowing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+            self.last = nn.Linear(WIDTH, WIDTH)
+            self.first = Borrower(self.last)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = torch.tanh(F.linear(self.first(x), self.last.weight.detach()))
-            return torch.tanh(self.last(x)).sin().cos()
+            return self.last(self.first(x))
 
     def losses(limited: bool) -> list[float]:
         model = make(Borrowing)
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
         run = None
         if limited:
-            run = deepseek_lab.memory_limit(model, "420KiB", allow=ALLOW)
+            run = deepseek_lab.memory_limit(model, "1640KiB", allow=ALLOW)
         found = []
         for step in range(6):
             optimizer.zero_grad()
             loss = (
-                model(torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(step))).square().mean()
+                model(torch.randn(512, WIDTH, generator=torch.Generator().manual_seed(step))).square().mean()
             )
             loss.backward()
             optimizer.step()
@@ -343,10 +353,50 @@ def test_a_weight_that_the_backward_pass_needs_later_keeps_its_gradient() -> Non
             if run is not None:
                 run.wait()
         if run is not None:
+            row = next(iter(run.report.rows.values()))
+            assert row.planned is not None
+            assert "backward pass" not in " ".join(one.action for one in row.planned.steps)
+            assert "this model does not permit it: the backward pass uses a weight" in "\n".join(
+                run.report.notes
+            )
             run.restore()
         return found
 
     assert losses(True) == losses(False)
+
+
+def test_a_tied_head_whose_logits_are_left_out_and_a_loop_that_keeps_them() -> None:
+    """A weight with two uses takes its step after both; logits that are asked for later come from the old one."""
+
+    def losses(limit: float | None) -> tuple[list[float], list[Tensor]]:
+        model = make(Language)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        run = deepseek_lab.memory_limit(model, f"{int(limit)}B", allow=ALLOW) if limit else None
+        found, seen = [], []
+        for step in range(7):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            ids = words(step, 4)
+            logits = model(ids)
+            loss = F.cross_entropy(logits.view(-1, 5000), ids.roll(1, 1).view(-1))
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss.detach()))
+            if step == 6:
+                seen.append(logits.detach()[0, 0].clone())
+            if run is not None:
+                run.wait()
+        if run is not None:
+            actions = [one.action for one in next(iter(run.report.rows.values())).planned.steps]
+            assert "the optimiser's step inside the backward pass" in actions
+            assert any("logits" in one for one in actions)
+            run.restore()
+        return found, seen
+
+    expected, expected_logits = losses(None)
+    found, logits = losses(16 << 20)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert torch.allclose(logits[0], expected_logits[0], atol=2e-3)
 
 
 def test_who_reads_a_gradient_is_told_and_a_copy_is_an_ordinary_parameter() -> None:

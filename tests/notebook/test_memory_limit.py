@@ -132,3 +132,54 @@ def test_an_interrupt_leaves_a_loop_that_goes_on(kernel: Kernel) -> None:
     kernel.ok("r.run.wait(); losses += train(2)")
     assert kernel.value("losses == expected") == "True"
     kernel.ok("r.restore()")
+
+
+def test_what_is_allowed_is_done_and_status_and_why_know_of_it(kernel: Kernel) -> None:
+    kernel.ok("fresh(); plain = train(12)")
+    kernel.ok("fresh()")
+    outcome = kernel.run(
+        f"%%deepseek optimize --memory-limit 18MiB --allow step-in-backward,8bit-optimizer --to r\n{_LOOP}"
+    )
+    assert outcome.ename in (None, ""), outcome.evalue
+    assert kernel.value("losses == plain[:len(losses)]") == "True"  # nothing lossy was needed
+    assert "the optimiser's step inside the backward pass" in kernel.value("repr(r)")
+    status = kernel.ok("print(get_ipython().run_line_magic('deepseek', 'status'))").stdout
+    assert "model within 18 MiB" in status
+    assert "trains by its plan" in status
+    assert "step inside the backward pass" in status
+    assert "measured" in status
+    for command in ("why", "why r"):
+        why = kernel.ok(f"print(get_ipython().run_line_magic('deepseek', '{command}'))").stdout
+        assert "model  limit 18 MiB" in why
+        assert "the same by hand" in why
+        assert "register_post_accumulate_grad_hook" in why
+    kernel.ok("r.restore()")
+    assert (
+        "within 18 MiB" not in kernel.ok("print(get_ipython().run_line_magic('deepseek', 'status'))").stdout
+    )
+
+
+def test_words_that_can_not_be_allowed_run_nothing(kernel: Kernel) -> None:
+    kernel.ok("ran = False")
+    outcome = kernel.run("%%deepseek optimize --memory-limit 1GiB --allow 8bit\nran = True")
+    assert outcome.ename == "UsageError"
+    assert "--allow does not know '8bit'" in outcome.evalue
+    assert "--allow 8bit-optimizer" in outcome.evalue
+    outcome = kernel.run("%%deepseek optimize --allow step-in-backward\nran = True")
+    assert outcome.ename == "UsageError"
+    assert "there is no limit" in outcome.evalue
+    assert kernel.value("ran") == "False"
+
+
+def test_a_refusal_names_what_would_do(kernel: Kernel) -> None:
+    kernel.ok("fresh()")
+    outcome = kernel.run("%%deepseek optimize --memory-limit 4MiB\ntrain(1)")
+    assert outcome.ename == "MemoryLimitError"
+    assert "instead of 2048, which hold" in outcome.evalue
+    count = int(outcome.evalue.partition("batches of ")[2].split()[0])
+    outcome = kernel.run(
+        "%%deepseek optimize --memory-limit 4MiB --to r\n"
+        f"x_all, y_all = x, y\nx, y = x[:{count}], y[:{count}]\nlosses = train(2)"
+    )
+    assert outcome.ename in (None, ""), outcome.evalue
+    kernel.ok("x, y = x_all, y_all; r.restore()")

@@ -11,7 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepseek_lab.memory.devices.runtime.adamw8bit import AdamW8bit, dynamic_map
+from deepseek_lab.memory.devices.runtime.adamw8bit import (
+    AdamW8bit,
+    _nearest_codes,
+    _place,
+    dynamic_map,
+)
 from deepseek_lab.memory.devices.runtime.loss import LinearCrossEntropy, WithLoss
 from deepseek_lab.memory.devices.runtime.shard import recompute, step_in_backward
 from tests.memory.devices.models import gpt
@@ -197,3 +202,19 @@ def test_step_inside_backward_is_the_same_step() -> None:
         assert all(each.grad is None for each in ours.parameters())
     for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_table_finds_the_nearest_code(signed: bool) -> None:
+    """But for values nearer to the border of two codes than a thousandth of themselves."""
+    generator = torch.Generator().manual_seed(0)
+    values, small = dynamic_map(signed), torch.rand(50_000, generator=generator)
+    shares = torch.cat(
+        [torch.randn(50_000, generator=generator) / 4, 10 ** (-9 * small), torch.tensor([0.0, 1.0, 1e-38])]
+    ).clamp(-1, 1)
+    shares = shares if signed else shares.abs()
+    codes = _nearest_codes(values)[_place(shares).long()].long()
+    best = torch.bucketize(shares, (values[1:] + values[:-1]) / 2)
+    further = (values[codes] - shares).abs() - (values[best] - shares).abs()
+    assert float((further / shares.abs().clamp_min(1e-9)).max()) < 1e-3
+    assert values[codes[-3:]].tolist() == [0.0, 1.0, 0.0]

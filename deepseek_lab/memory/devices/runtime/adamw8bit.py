@@ -24,6 +24,29 @@ def dynamic_map(signed: bool) -> torch.Tensor:
     return torch.tensor(sorted(values), dtype=torch.float32)
 
 
+_LOWEST = (127 - 24) << 10
+_PLACES = (24 << 10) + 1
+
+
+def _place(shares: torch.Tensor) -> torch.Tensor:
+    """Where in a table of codes a value of [-1, 1] stands: its sign, exponent from 2^-24 on, and 10 bits of mantissa.
+
+    A table is looked up about twenty times as fast as the values are searched, and moves the border between two codes
+    by less than a thousandth.
+    """
+    bits = shares.view(torch.int32)
+    place = bits.bitwise_and(0x7FFFFFFF).bitwise_right_shift_(13).sub_(_LOWEST).clamp_(0, _PLACES - 1)
+    return place.sub_(bits.bitwise_right_shift(31), alpha=_PLACES)
+
+
+def _nearest_codes(values: torch.Tensor) -> torch.Tensor:
+    """The code nearest to the middle of each place: 2 x 24,577 bytes."""
+    places = torch.arange(_LOWEST, _LOWEST + _PLACES, dtype=torch.int32, device=values.device)
+    middles = places.bitwise_left_shift(13).bitwise_or_(1 << 12).view(torch.float32)
+    both = torch.cat([middles, -middles])
+    return torch.bucketize(both, (values[1:] + values[:-1]) / 2, out_int32=True).to(torch.uint8)
+
+
 class AdamW8bit(torch.optim.Optimizer):
     """AdamW (arXiv:1711.05101) whose two moments are quantised in blocks of 256 values with a scale each, by
     Dettmers et al., 8-bit Optimizers via Block-wise Quantization (arXiv:2110.02861): 2.03 bytes a parameter
@@ -135,7 +158,7 @@ class AdamW8bit(torch.optim.Optimizer):
         codes: torch.Tensor = state[name][part]
         if codes.dtype != torch.uint8:
             return codes.clone()
-        values = self._map(codes.device, name)[0][codes.int()]
+        values = self._map(codes.device, name)[0].index_select(0, codes.int())
         scales = state[f"{name}_scale"][part.start // self.BLOCK : -(-part.stop // self.BLOCK)]
         whole = codes.numel() // self.BLOCK * self.BLOCK
         values[:whole].view(-1, self.BLOCK).mul_(scales[: whole // self.BLOCK, None])
@@ -158,15 +181,14 @@ class AdamW8bit(torch.optim.Optimizer):
                 continue
             blocks = values[some].view(-1, min(self.BLOCK, count))
             scale.copy_(blocks.abs().amax(dim=1, keepdim=True))
-            middles = self._map(codes.device, name)[1]
-            shares = blocks / scale.clamp_min(1e-38)
-            codes[some].copy_(torch.bucketize(shares, middles, out_int32=True).view(-1))
+            shares = (blocks / scale.clamp_min(1e-38)).view(-1)
+            codes[some].copy_(self._map(codes.device, name)[1].index_select(0, _place(shares)))
 
     def _map(self, device: torch.device, name: str) -> tuple[torch.Tensor, ...]:
-        """Values by code, and the middles between them, for both moments."""
+        """Values by code, and the nearest code for each place, for both moments."""
         if device not in self._maps:
             both = [dynamic_map(signed).to(device) for signed in (True, False)]
-            self._maps[device] = tuple(each for one in both for each in (one, (one[1:] + one[:-1]) / 2))
+            self._maps[device] = tuple(each for one in both for each in (one, _nearest_codes(one)))
         return self._maps[device][:2] if name == "exp_avg" else self._maps[device][2:]
 
     def _rounded(self, exact: torch.Tensor) -> torch.Tensor:
