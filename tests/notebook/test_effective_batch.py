@@ -82,9 +82,9 @@ def test_with_a_memory_limit_micro_batches_are_what_fits(kernel: Kernel) -> None
     assert _apart(kernel) < 1e-5
     batch = "r.to_dict()['effective_batch']"
     found = json.loads(kernel.ok(f"import json; print(json.dumps({batch}))").stdout)
-    sizes = {one["size"]: one["peak_bytes"] for one in found["tried"]}
-    assert found["micro_batch"] < 64
-    assert sizes[found["micro_batch"]] <= 160 << 10
+    assert found["micro_batch"] < 256
+    assert found["tried"]
+    assert all(one["peak_bytes"] <= 160 << 10 for one in found["tried"])
 
 
 def test_wrong_use_says_what_to_type(kernel: Kernel) -> None:
