@@ -31,7 +31,7 @@ class Follower:
 
     def __init__(self, command: Command, shown: ShownRun, host: Host) -> None:
         self._command = command
-        self._shown = shown
+        self.shown = shown
         self._lock = threading.Lock()
         self._last_s = 0.0
         self._again: Callable[[], None] | None = None
@@ -53,12 +53,12 @@ class Follower:
 
     def _state(self) -> tuple[str, int]:
         """What an output shows: the summary, and how many candidates have a verdict."""
-        report = self._shown.report
-        return repr(self._shown), sum(row.status != "building" for row in list(report.rows.values()))
+        report = self.shown.report
+        return repr(self.shown), sum(row.status != "building" for row in list(report.rows.values()))
 
     def _save(self) -> None:
         try:
-            save(self._command, self._shown)
+            save(self._command, self.shown)
         except Exception as error:
             warn(f"the report was not saved ({error})")
 
@@ -84,7 +84,7 @@ class Follower:
         if self._widget is None and not self._command.has("quiet"):
             from deepseek_lab import views
 
-            self._widget = self._shown.widget = views.live_widget(source, self._shown.bundle())
+            self._widget = self.shown.widget = views.live_widget(source, self.shown.bundle())
             self._widget_is_shown = False
 
     def _heard(self, run: Run, event: ev.Event) -> None:
@@ -110,21 +110,21 @@ class Follower:
             self._seen = state
             if self._updates and self._again is not None:
                 self._show_again()
-            if self._shown.report.decided:
+            if self.shown.report.decided:
                 self._save()
 
     def _show_again(self) -> None:
         assert self._again is not None
-        widget, run = self._widget, self._shown.run
+        widget, run = self._widget, self.shown.run
         if widget is None or run is None:
             self._again()
         elif not run.working:
             # What is saved shows without a kernel: nothing that is live stays behind.
-            self._widget = self._shown.widget = None
+            self._widget = self.shown.widget = None
             self._again()
             widget.close()
         elif self._widget_is_shown:
-            widget.show(self._shown.bundle())
+            widget.show(self.shown.bundle())
         else:
             self._widget_is_shown = True
             self._again()

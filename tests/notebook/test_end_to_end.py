@@ -150,3 +150,36 @@ def test_first_cell_may_import_torch_itself(tmp_path: Path) -> None:
         assert list(_report(fresh)["targets"]) == ["model"]  # type: ignore[call-overload]
     finally:
         fresh.stop()
+
+
+def test_a_long_cell_shows_its_report_while_it_runs(kernel: Kernel) -> None:
+    kernel.ok(
+        """
+import time
+shown = []
+publish = get_ipython().display_pub.publish
+def publishing(*args, **options):
+    if not options.get("update"):
+        shown.append(time.monotonic())
+    return publish(*args, **options)
+get_ipython().display_pub.publish = publishing
+training = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+optimizer = torch.optim.SGD(training.parameters(), lr=0.01)
+"""
+    )
+    outcome = kernel.ok(
+        """%%deepseek optimize --to long
+deadline = time.monotonic() + 120
+while not shown and time.monotonic() < deadline:
+    optimizer.zero_grad()
+    training(torch.randn(64, 32)).pow(2).mean().backward()
+    optimizer.step()
+print("the loop has ended, views:", len(shown))
+""",
+        timeout_s=180,
+    )
+    assert "views: 1" in outcome.stdout
+    assert len(outcome.displays) == 1  # the same one to the end
+    assert "long" not in outcome.stderr
+    kernel.ok("get_ipython().display_pub.publish = publish")
+    assert kernel.value("type(long).__name__") == "'ShownRun'"

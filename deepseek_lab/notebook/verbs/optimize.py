@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
+from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import TargetError, UsageError
 from deepseek_lab.notebook import cells
 from deepseek_lab.notebook.accumulated import Batches
@@ -15,6 +17,8 @@ from deepseek_lab.notebook.plan import Plan, checked, resolve
 from deepseek_lab.notebook.ports import Run, engine, options, torch_loaded
 from deepseek_lab.notebook.show import Shown, ShownRun
 
+LIVE_AFTER_S = 3.0
+"""A cell that runs for longer, from the first graph on, shows its report while it runs."""
 _NOTHING = "nothing in this cell calls a torch module or function that could be optimised"
 _AS_IT_IS = "each step runs as it is; only how many make an update is another number"
 
@@ -31,6 +35,10 @@ class OptimizeRegion:
         self._cell = cell
         self._host = host
         self._run: Run | None = None
+        self._follower: Follower | None = None
+        self._showing = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._closed = False
         self._batches = (
             Batches(plan.command, host, self._begin) if plan.command.has("effective-batch") else None
         )
@@ -39,6 +47,25 @@ class OptimizeRegion:
 
     def _begin(self) -> None:
         self._run = self._open(dict(self._plan.objects), observe=not self._plan.objects)
+        self._run.log.listen(self._heard)
+
+    def _heard(self, event: ev.Event) -> None:
+        if isinstance(event, ev.GraphCaptured) and self._timer is None and not self._closed:
+            self._timer = threading.Timer(LIVE_AFTER_S, self._show)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _show(self) -> None:
+        """Show the report while the cell runs, from where it follows what is found."""
+        with self._showing:
+            run = self._run
+            if self._closed or run is None or not self._host.updates:
+                return
+            try:
+                shown = ShownRun(run, view=view_of(self._plan.command))
+                self._follower = Follower(self._plan.command, shown, self._host)
+            except Exception as error:
+                warn(f"the report could not be shown while the cell runs ({type(error).__name__}: {error})")
 
     def _open(self, targets: dict[str, Any], *, observe: bool) -> Run:
         command, cell = self._plan.command, self._cell
@@ -71,6 +98,10 @@ class OptimizeRegion:
 
     def close(self, error: bool) -> None:
         """Let background work go on, and show the report below the cell."""
+        with self._showing:
+            self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._batches is not None:
             self._batches.end()
         if self._run is None and not error and (self._batches is None or self._batches.optimizes):
@@ -82,7 +113,10 @@ class OptimizeRegion:
             run.close(error)
             run = run.serving
         reason = _NOTHING if self._batches is None else _AS_IT_IS
-        shown = ShownRun(run, view=view_of(command), reason=reason)
+        follower = self._follower
+        shown = (
+            follower.shown if follower is not None else ShownRun(run, view=view_of(command), reason=reason)
+        )
         bind(command, shown, self._host)
         if run is None and self._batches is not None:
             shown.report.add(self._batches.event(""))
@@ -95,7 +129,10 @@ class OptimizeRegion:
             if not command.has("quiet"):
                 self._host.say(f"{command.verb}  {_NOTHING}")
             return
-        follower = Follower(command, shown, self._host)
+        if follower is None:
+            follower = Follower(command, shown, self._host)
+        else:
+            follower.refresh()
         if run is not None and (seconds := command.number("wait")):
             _wait(run, seconds)
             follower.refresh()
