@@ -126,6 +126,8 @@ class Observed:
             return self.reason
         if gradients_stay:
             return "gradients of an earlier pass are still there in a backward pass"
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return "gradients are those of several processes together"
         if len(optimizers) != 1:
             return "several optimisers train the model"
         if self._seen < STEPS_SEEN:

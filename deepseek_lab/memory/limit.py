@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from deepseek_lab.base.errors import DeepseekError
 
@@ -32,6 +33,21 @@ def available_bytes(device: torch.device) -> int | None:
         return None
     found += [room for room in map(_room, _groups()) if room is not None]
     return min(found) if found else None
+
+
+def share_of_device(model: nn.Module, held_bytes: int) -> int:
+    """What ``auto`` aims at: a share of what a model's device has, with what the training holds already.
+
+    Raises:
+        MemoryLimitError: The system does not say what there is.
+    """
+    device = next((one.device for one in model.parameters()), torch.device("cpu"))
+    room = available_bytes(device)
+    if room is None:
+        raise MemoryLimitError(
+            f"this system does not say how much memory {device} has", hint="--memory-limit 6GiB"
+        )
+    return int(AUTO_SHARE * (room + held_bytes))
 
 
 def _groups() -> list[tuple[Path, Path]]:

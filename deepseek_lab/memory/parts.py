@@ -86,6 +86,11 @@ class Parts:
         """The parts at these levels that were not refused."""
         return division(self.units, levels, lambda one: not self._by_path[one.path].reason)
 
+    def labelled_share(self) -> float:
+        """Share of the rows of logits that had a label, at most."""
+        rows = sum(head.num_rows for head in self.heads)
+        return sum(head.most_labelled for head in self.heads) / rows if rows else 1.0
+
     # -- how long its operations take -------------------------------------------------------------------
 
     def watch(self) -> None:

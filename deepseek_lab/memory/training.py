@@ -9,7 +9,6 @@ possible.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -21,16 +20,16 @@ from torch.utils._pytree import tree_leaves
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.sizes import above, words
 from deepseek_lab.engine.training.steps import steps
-from deepseek_lab.memory import words as say
 from deepseek_lab.memory.calls import Calls, without_cache
 from deepseek_lab.memory.careful import Case, most_careful, refusal
 from deepseek_lab.memory.choice import Choice, NotRehearsed
-from deepseek_lab.memory.limit import AUTO_SHARE, MemoryLimitError, available_bytes
+from deepseek_lab.memory.limit import MemoryLimitError, share_of_device
 from deepseek_lab.memory.measuring import Measuring
 from deepseek_lab.memory.meter import unique_bytes
 from deepseek_lab.memory.parts import Parts
 from deepseek_lab.memory.patches import Patch
 from deepseek_lab.memory.plan import MARGIN, Plan, Planner
+from deepseek_lab.memory.planning import Planning
 from deepseek_lab.memory.recompute import foreign_states, random_states
 from deepseek_lab.memory.rehearsal import Rehearsal
 from deepseek_lab.memory.stepping import Stepping
@@ -90,13 +89,10 @@ class Training:
         self._calls = Calls(model, dtype)
         self._measuring = Measuring()
         self._careful = Choice()
-        self._inside = self._over = self._said = False
+        self._planning = Planning(name, type(model).__name__, emit, self._parts.labelled_share)
+        self._inside = False
         self._largest = 0
         self._begun = self._step_s = 0.0
-        self._pending: Plan | None = None
-        self._limit_planned = 0
-        self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
         self._lowered = 0.0
         """Share that the limit was lowered by, since a step held more than was predicted."""
 
@@ -108,7 +104,7 @@ class Training:
 
     def close(self) -> None:
         """Leave the model and its optimisers as they were."""
-        self._stopped.set()
+        self._planning.hurry()
         self.ended()
         self._stepping.close()
         self._parts.remove()
@@ -122,13 +118,13 @@ class Training:
         self._calls.end()
         self._measuring.stop()
         self._stepping.ended()
-        self._over = True
-        if self._pending is not None:
-            self._say(self._pending)
+        self._planning.between_cells = True
+        if self._planning.found is not None:
+            self._planning.say(self._planning.found)
 
     def hurry(self) -> None:
         """Look for no better plan than the best one so far."""
-        self._stopped.set()
+        self._planning.hurry()
 
     def pause(self) -> None:
         """Train as if there were no limit, until :meth:`go_on`."""
@@ -151,24 +147,17 @@ class Training:
     @property
     def working(self) -> bool:
         """Whether a plan is being looked for."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._planning.working
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Until the plan that is looked for is found."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        self._planning.wait(timeout_s)
 
     @property
     def limit_bytes(self) -> int:
         """The limit; for ``auto``, what the device has now beside what the training holds already."""
         if self._limit is None:
-            device = next((one.device for one in self.model.parameters()), torch.device("cpu"))
-            room = available_bytes(device)
-            if room is None:
-                raise MemoryLimitError(
-                    f"this system does not say how much memory {device} has", hint="--memory-limit 6GiB"
-                )
-            self._limit = int(AUTO_SHARE * (room + unique_bytes(self._lasting())))
+            self._limit = share_of_device(self.model, unique_bytes(self._lasting()))
         return int(self._limit * (1 - self._lowered))
 
     # -- a call -----------------------------------------------------------------------------------------
@@ -291,10 +280,7 @@ class Training:
     def _plan_anew(self) -> None:
         """Look for another plan, and be careful meanwhile."""
         if self.phase in ("kept", "planning"):
-            self._stopped.set()
-            self.wait()
-            self._stopped.clear()
-            self._pending = None
+            self._planning.drop()
             self._be_careful()
             self.phase = "timing"
 
@@ -325,10 +311,10 @@ class Training:
         return not self._stepping.parameters.isdisjoint(parameters)
 
     def _step_begins(self) -> None:
-        self._over = False
-        if self._pending is not None:
-            self._apply(self._pending)
-            self._pending = None
+        self._planning.between_cells = False
+        if self._planning.found is not None:
+            plan, self._planning.found = self._planning.found, None
+            self._apply(plan)
         self._calls.begin_step()
         self._begun = time.perf_counter()
         if self._measuring.asked and not self._measuring.under_way:
@@ -375,7 +361,6 @@ class Training:
         except NotRehearsed as error:
             self._stay_careful(str(error))
             return
-        self._limit_planned = limit = self.limit_bytes
         planner = Planner(
             rehearsal,
             dict(self._parts.seconds),
@@ -386,12 +371,9 @@ class Training:
             in_backward=self._may_step_in_backward(),
             eight_bit="8bit-optimizer" in self._allow and not self._stepping.not_eight_bit(),
             base=self._stepping.base,
-            stopped=self._stopped.is_set,
+            stopped=self._planning.stopped,
         )
-        self._thread = threading.Thread(
-            target=self._find, args=(planner, limit), name="deepseek_lab memory plan", daemon=True
-        )
-        self._thread.start()
+        self._planning.begin(planner, self.limit_bytes, self._stay_careful)
 
     def _may_step_in_backward(self) -> bool:
         if "step-in-backward" not in self._allow:
@@ -401,45 +383,6 @@ class Training:
         if reason:
             self._note(f"step-in-backward is allowed, and this loop does not permit it: {reason}")
         return not reason
-
-    def _find(self, planner: Planner, limit: int) -> None:
-        try:
-            plan = planner.find(limit)
-        except NotRehearsed as error:
-            self._stay_careful(str(error))
-            return
-        except Exception as error:  # an error of ours: the loop goes on as carefully as it began
-            self._stay_careful(f"{type(error).__name__}: {error}")
-            return
-        if planner.declined:
-            self._note(f"step-in-backward is allowed, and this model does not permit it: {planner.declined}")
-        self._pending, self._said = plan, False
-        if self._over:  # no step is under way that would say it
-            self._say(plan)
-
-    def _say(self, plan: Plan) -> None:
-        if self._said:
-            return
-        self._said = True
-        reason = "" if plan.fits else "no plan fits; this one takes least"
-        self._emit(
-            ev.MemoryPlanned,
-            target=self.name,
-            limit_bytes=self._limit_planned,
-            plain_bytes=plan.plain.peak_bytes,
-            predicted_bytes=plan.rehearsed.peak_bytes,
-            lasting_bytes=plan.rehearsed.lasting_bytes,
-            phase=plan.rehearsed.phase,
-            fits=plan.fits,
-            steps=say.steps_of(plan, self._labelled_share()),
-            extra_ms=1e3 * plan.extra_s,
-            code=say.code_of(plan, self.name, type(self.model).__name__),
-            reason=reason,
-        )
-
-    def _labelled_share(self) -> float:
-        rows = sum(head.num_rows for head in self._heads)
-        return sum(head.most_labelled for head in self._heads) / rows if rows else 1.0
 
     def _stay_careful(self, reason: str) -> None:
         self.phase = "careful for good"
@@ -455,7 +398,7 @@ class Training:
         ):
             self._plan_anew()  # what the loop did since it was planned
             return
-        self._say(plan)
+        self._planning.say(plan)
         self.plan, self.phase = plan, "kept"
         self._stepping.choose(plan.choice)
         self._parts.choose(plan.choice)

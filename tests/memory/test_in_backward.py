@@ -217,6 +217,19 @@ def test_optimisers_with_hooks_or_a_closure_step_as_ever() -> None:
     run.restore()
 
 
+def test_gradients_of_several_processes_are_left_to_them() -> None:
+    """A process alone stands for them: what adds up gradients does so after they are complete here."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        make_optimizer = OPTIMIZERS["SGD"]
+        loop = Loop(make_optimizer, limit=limit_for(make_optimizer)).steps(5)
+        assert "gradients are those of several processes together" in loop.notes
+        assert loop.run is not None
+        loop.run.restore()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def planned(name: str = "AdamW") -> tuple[Loop, Loop]:
     """A loop that steps in its backward pass, and the same one without a limit."""
     make_optimizer = OPTIMIZERS[name]
