@@ -14,6 +14,11 @@ GAP = 4
 see."""
 ALLOWANCE_S = 0.02
 """What the first samples may cost on top, so that a short loop has some."""
+FIXED_S, LEAST = 1e-5, 0.25
+"""What a step costs that is not looked at, which is taken off what samples may cost down to this part of it: in steps
+of less than a millisecond it is all of the share (``python -m tests.benchmarks.inspector cost``)."""
+_MAX_REST = 256
+"""Calls after which the clock is asked again in any case."""
 
 
 class Budget:
@@ -28,14 +33,18 @@ class Budget:
         self.start_s = time.perf_counter()
         self.spent_s = 0.0
         self.num_samples = 0
+        self.rest = 0
+        """Calls of models that need not ask: it is known that no sample will fit. Who calls counts them down."""
         self._least_s = float("inf")
-        self._asked = 0
+        self._num_asked = 0
+        self._rested = 0
+        self._sampled_at = 0
 
     def add(self, cost_s: float) -> None:
         """One sample was taken."""
         self.spent_s += cost_s
         self.num_samples += 1
-        self._asked = 0
+        self._sampled_at = self._num_asked
         self._least_s = min(self._least_s, cost_s)
 
     def allows(self) -> bool:
@@ -44,11 +53,20 @@ class Budget:
         What counts is at most twice the least that a sample took: the rest is a cold start, or other work of the
         machine's.
         """
-        self._asked += 1
+        self._num_asked += 1 + self._rested
+        self._rested = 0
         if self.num_samples < FIRST or self.share >= 1.0:
             return True
-        if self._asked < GAP:
+        if self._num_asked - self._sampled_at < GAP:
             return False
         passed = time.perf_counter() - self.start_s
         counted = min(self.spent_s, 2 * self._least_s * self.num_samples)
-        return counted + self._least_s <= self.share * passed + ALLOWANCE_S
+        share = max(self.share * passed - FIXED_S * self._num_asked, LEAST * self.share * passed)
+        missing = counted + self._least_s - share - ALLOWANCE_S
+        if missing <= 0.0:
+            return True
+        # Half of the calls that it will take if all of the share is for samples, which is the least that it can take.
+        self.rest = self._rested = min(
+            _MAX_REST, int(0.5 * missing / self.share * self._num_asked / max(passed, 1e-9))
+        )
+        return False

@@ -24,12 +24,20 @@ class Watcher(Protocol):
         """A module is called from outside of any other; gives what wants to know of each call inside of it."""
 
     def ended(self, module: torch.nn.Module, result: Any) -> None:
-        """That call has returned."""
+        """That call has returned. Told where :meth:`begins` gave something, or ``wants_results`` is set."""
+
+    @property
+    def wants_results(self) -> bool:
+        """Whether every result is wanted."""
+
+
+def _outside(module: torch.nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    """Stands for no call being under way."""
 
 
 class _Thread(threading.local):
-    inside = False
-    returned: Returned | None = None
+    returned: Returned | None = staticmethod(_outside)
+    """What the call that is under way tells of those inside of it; None where nobody looks at it."""
 
 
 class ModuleCalls:
@@ -43,30 +51,38 @@ class ModuleCalls:
         """Start telling."""
         original = self._original = torch.nn.Module.__call__
         watcher, thread = self._watcher, _Thread()
-        is_compiling = torch.compiler.is_compiling
+        wants_results = watcher.wants_results
+        is_traced, is_compiling = torch.compiler.is_dynamo_compiling, torch.compiler.is_compiling
+        is_usual = original is torch.nn.Module._wrapped_call_impl
 
         def observed(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            if is_compiling():
+            if is_traced():
                 return original(module, *args, **kwargs)
-            if thread.inside:
-                returned = thread.returned
-                if returned is None:
-                    return original(module, *args, **kwargs)
+            returned = thread.returned
+            if returned is None:
+                # Nearly every call: in the original's place, and not in front of it.
+                if is_usual and module._compiled_call_impl is None:
+                    return module._call_impl(*args, **kwargs)
+                return original(module, *args, **kwargs)
+            if returned is not _outside:
                 result = original(module, *args, **kwargs)
                 returned(module, args, kwargs, result)
                 return result
-            thread.inside = True
+            if is_compiling():
+                return original(module, *args, **kwargs)
+            thread.returned = None  # what is called on our behalf is not looked at
             try:
                 thread.returned = returned = watcher.begins(module, args, kwargs)
                 result = original(module, *args, **kwargs)
                 if returned is not None:
                     returned(module, args, kwargs, result)
-                watcher.ended(module, result)
+                    watcher.ended(module, result)
+                elif wants_results:
+                    watcher.ended(module, result)
                 return result
             finally:
-                thread.inside = False
-                thread.returned = None
+                thread.returned = _outside
 
         self._patch: Any = observed
         setattr(observed, _ORIGINAL, getattr(original, _ORIGINAL, original))

@@ -57,7 +57,15 @@ class Listener(Protocol):
         """It has run."""
 
     def loss_called(self, call: LossCall) -> None:
-        """A loss function has returned."""
+        """A loss function has returned, while ``wants_calls`` is set."""
+
+    @property
+    def wants_calls(self) -> bool:
+        """Whether calls of loss functions are of interest: two weak references in each step are 1 % of a short one."""
+
+
+class _Thread(threading.local):
+    inside = False
 
 
 class LossCalls:
@@ -66,7 +74,7 @@ class LossCalls:
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._undo: list[Callable[[], None]] = []
-        self._inside = threading.local()
+        self._thread = _Thread()
 
     def open(self) -> None:
         """Start telling."""
@@ -108,20 +116,22 @@ class LossCalls:
         return backward
 
     def _loss(self, name: str, original: Any) -> Any:
-        listener, inside = self._listener, self._inside
+        listener, thread = self._listener, self._thread
+        is_traced, is_compiling = torch.compiler.is_dynamo_compiling, torch.compiler.is_compiling
 
         def loss(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            if torch.compiler.is_compiling() or getattr(inside, "now", False):
+            if is_traced() or thread.inside or is_compiling():
                 return original(*args, **kwargs)
-            inside.now = True  # a mode of the user's comes back here
+            thread.inside = True  # a mode of the user's comes back here
             try:
                 result = original(*args, **kwargs)
             finally:
-                inside.now = False
-            call = _call(name, args, kwargs)
-            if call is not None:
-                listener.loss_called(call)
+                thread.inside = False
+            if listener.wants_calls:
+                call = _call(name, args, kwargs)
+                if call is not None:
+                    listener.loss_called(call)
             return result
 
         return loss
@@ -139,6 +149,44 @@ def _made(name: str, prediction: Any, target: Any, ignored: Any, site: Site) -> 
         return None
     ignored = ignored if isinstance(ignored, int) else -100
     return LossCall(name, weakref.ref(prediction), weakref.ref(target), ignored, site)
+
+
+_NODES = {
+    "NllLossBackward0": "cross_entropy",
+    "NllLoss2DBackward0": "cross_entropy",
+    "MseLossBackward0": "mse_loss",
+    "SmoothL1LossBackward0": "smooth_l1_loss",
+    "HuberLossBackward0": "huber_loss",
+    "BinaryCrossEntropyBackward0": "binary_cross_entropy",
+    "BinaryCrossEntropyWithLogitsBackward0": "binary_cross_entropy_with_logits",
+}
+_MAX_NODES = 64
+
+
+def call_in_graph(loss: Tensor) -> tuple[LossCall, tuple[Tensor, Tensor]] | None:
+    """The one loss function that a loss was computed by, from what autograd keeps for its backward pass, and what keeps
+    its tensors alive; None where there are several, or hooks of the user's would be asked for what is kept.
+    """
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return None
+    left: list[Any] = [loss.grad_fn]
+    found: list[Any] = []
+    seen: set[Any] = set()
+    while left and len(seen) < _MAX_NODES:
+        node = left.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() in _NODES:
+            found.append(node)
+        else:
+            left.extend(following for following, _ in node.next_functions)
+    if len(found) != 1:
+        return None
+    (node,) = found
+    prediction, target = node._saved_self, node._saved_target
+    call = _made(_NODES[node.name()], prediction, target, getattr(node, "_saved_ignore_index", -100), NOWHERE)
+    return (call, (prediction, target)) if call is not None else None
 
 
 def failed_call(trace: TracebackType | None) -> LossCall | None:
