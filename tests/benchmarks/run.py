@@ -21,7 +21,10 @@ TABLES = (
     ("training", "resnet50"),
     ("training", "float32"),
     ("training", "convergence"),
+    ("accumulation",),
+    ("memory",),
     ("memory_devices",),
+    ("inspector",),
 )
 
 

@@ -59,7 +59,6 @@ def _apart(kernel: Kernel) -> float:
 def test_a_cell_trains_as_with_batches_of_that_size(kernel: Kernel) -> None:
     kernel.ok("fresh(32)")
     outcome = kernel.ok(f"%%deepseek optimize --effective-batch 256 --to r\n{_LOOP}", timeout_s=300)
-    assert "an update per 256 samples" in outcome.stdout
     assert outcome.stderr == ""
     assert any("an update per 256 samples" in page for one in outcome.displays for page in one.values())
     assert _apart(kernel) < 1e-5

@@ -14,6 +14,8 @@ from deepseek_lab.measure.race import Ratio
 
 NUM_TIMED = 6
 """Micro-batches of each of two sizes that are compared."""
+MAX_TIMED = 16
+"""The same where so few leave it open which size is faster."""
 MIN_GAIN = 1.05
 """A larger micro-batch must be faster by this, a sample: it holds more."""
 FILLED = 0.92
@@ -105,9 +107,13 @@ class Choice:
         rival = self._of(self._rival)
         if min(len(best.seconds), len(rival.seconds)) < NUM_TIMED:
             return
-        ratio = Ratio.of(best.seconds[-NUM_TIMED:], rival.seconds[-NUM_TIMED:])
+        count = min(len(best.seconds), len(rival.seconds))
+        pair = (best, rival) if not self._confirms else (rival, best)
+        ratio = Ratio.of(pair[0].seconds[-count:], pair[1].seconds[-count:])
+        if ratio.speedup >= MIN_GAIN and not _is_gain(ratio) and count < MAX_TIMED:
+            return
         if self._confirms:
-            self._confirmed(Ratio.of(rival.seconds[-NUM_TIMED:], best.seconds[-NUM_TIMED:]))
+            self._confirmed(ratio)
         elif _is_gain(ratio):
             self.best = self._rival
             self._challenge()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import _get_current_dispatch_mode
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from deepseek_lab.base import events as ev
@@ -21,16 +18,11 @@ from deepseek_lab.base.errors import TargetError, UsageError
 from deepseek_lab.base.sizes import parse_limit
 from deepseek_lab.capture.observe import ModuleObserver
 from deepseek_lab.engine.training.steps import steps
-from deepseek_lab.memory.accumulation.choice import Choice
 from deepseek_lab.memory.accumulation.gates import Gates
 from deepseek_lab.memory.accumulation.gradients import Gradients, batch_size
 from deepseek_lab.memory.accumulation.loaders import Batch, Loaders, why_not
 from deepseek_lab.memory.accumulation.reduction import Reduction, reduction_of
-from deepseek_lab.memory.limit import AUTO_SHARE, available_bytes
-from deepseek_lab.memory.meter import Meter, unique_bytes
-
-FIRST_BY_LIMIT = 4
-"""Samples of the first micro-batch where a limit is to be kept."""
+from deepseek_lab.memory.accumulation.trial import Trial
 
 
 class Accumulation:
@@ -60,8 +52,9 @@ class Accumulation:
         self.own_size = 0
         """Samples of the loop's own batches."""
         self.num_micro_batches = 0
-        self._limit, self._settled = limit_bytes, settled
-        self._choice = Choice(num_samples, self._room)
+        self._settled = settled
+        self._trial = Trial(num_samples, limit_bytes, self._used, self._tell)
+        self._choice = self._trial.choice
         self._gates, self._loaders = Gates(self), Loaders(self)
         self._observer = ModuleObserver(lambda module: None, self._called)
         self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -77,10 +70,6 @@ class Accumulation:
         self._searched = self._told = self._open = False
         self._updating: list[torch.optim.Optimizer] = []
         self._deferred: torch.optim.Optimizer | None = None
-        self._begun: float | None = None
-        self._meter: Meter | None = None
-        self._peak = 0
-        self._sizes: dict[int, int] = {}
 
     def open(self) -> Accumulation:
         """Accumulate from now on."""
@@ -96,7 +85,7 @@ class Accumulation:
         if not self._open:
             return
         self._open = False
-        self._stop_meter()
+        self._trial.batch_ends()
         self._observer.close()
         self._loaders.close()
         self._gates.close()
@@ -179,9 +168,8 @@ class Accumulation:
 
     def next_size(self, gathered: int, own: int) -> int:
         """The size of the next batch, where so many samples were given towards an update."""
-        if not self._choice.best:
-            self.own_size = own
-            self._choice.begin(own if self._limit is None else min(own, FIRST_BY_LIMIT))
+        self.own_size = self.own_size or own
+        self._trial.begin(own)
         return self._choice.next_size(gathered)
 
     def remaining(self) -> int:
@@ -196,73 +184,15 @@ class Accumulation:
         """A loader gives a batch to the loop."""
         self._batch, self._loader = batch, weakref.ref(loader)
         self._number += 1
-        if not self._open:
-            return
-        choice = self._choice
-        if batch is not None and not choice.settled and choice.best and batch.num_samples == batch.asked:
-            if not choice.is_weighed(batch.num_samples) and _get_current_dispatch_mode() is None:
-                self._meter = Meter()
-                self._meter.hold(self._lasting())
-                self._meter.__enter__()  # type: ignore[no-untyped-call]
-            self._begun = time.perf_counter()
+        if self._open:
+            self._trial.batch_begins(batch)
 
     def batch_asked(self) -> None:
         """The loop asks for the next batch."""
-        self._stop_meter()
-        self._begun = None
+        self._trial.batch_ends()
 
-    def _stop_meter(self) -> None:
-        meter, self._meter = self._meter, None
-        if meter is None:
-            return
-        if _get_current_dispatch_mode() is meter:
-            meter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        peak = meter.peak_bytes + self._state_to_come()
-        meter.release()
-        batch = self._batch
-        if batch is not None and self._counts(batch):
-            self._choice.weighed(batch.num_samples, peak)
-            self._look()
-
-    def _counts(self, batch: Batch) -> bool:
-        loader = self._loader() if self._loader is not None else None
-        return loader is not None and loader in self._training and batch.num_samples == batch.asked
-
-    def _look(self) -> None:
-        if self._choice.settled:
-            self._tell()
-
-    def _room(self) -> int | None:
-        if self._limit is not None:
-            return self._limit
-        device = next((one.device for grad in self._used for one in grad.parameters()), None)
-        free = available_bytes(device) if device is not None else None
-        return None if free is None else int(AUTO_SHARE * (free + unique_bytes(self._lasting())))
-
-    @property
     def _used(self) -> list[Gradients]:
         return [one for one in self._gradients.values() if one.used]
-
-    def _lasting(self) -> Iterator[Tensor]:
-        for one in self._used:
-            for parameter in one.parameters():
-                yield parameter
-                if parameter.grad is not None:
-                    yield parameter.grad
-            yield from one.held()
-            for state in one.optimizer.state.values():
-                yield from (value for value in tree_leaves(state) if isinstance(value, Tensor))
-
-    def _state_to_come(self) -> int:
-        """Bytes of the state that optimisers will hold and don't yet: of the parameters' own size each."""
-        missing = 0
-        for one in self._used:
-            if not one.optimizer.state:
-                tensors = _NUM_STATES.get(type(one.optimizer).__name__, 2)
-                if "momentum" in one.optimizer.defaults and not one.optimizer.defaults["momentum"]:
-                    tensors = 0
-                missing += tensors * unique_bytes(one.parameters())
-        return missing
 
     # -- calls and backward passes ------------------------------------------------------------------------
 
@@ -317,7 +247,7 @@ class Accumulation:
         loader = self._loader() if self._loader is not None else None
         if loader is not None and self._batch is not None:
             self._training.add(loader)
-        self._time()
+        self._trial.backward_ended()
         for one in reached:
             if ends or one.gathered >= self.goal:
                 one.merge()
@@ -327,15 +257,6 @@ class Accumulation:
         if self._batch is not None:
             return float(self._batch.num_samples), self._batch.ends
         return float(self._samples or 1), False
-
-    def _time(self) -> None:
-        begun, self._begun = self._begun, None
-        batch = self._batch
-        if begun is None or batch is None or self._meter is not None or batch.num_samples != batch.asked:
-            return
-        if self._choice.is_weighed(batch.num_samples):
-            self._choice.timed(batch.num_samples, time.perf_counter() - begun)
-            self._look()
 
     def _find_optimizers(self) -> None:
         for one in gc.get_objects():
@@ -402,7 +323,6 @@ class Accumulation:
         if ends or one.gathered >= self.goal:
             one.merge()
             self._updating.append(optimizer)
-            self._sizes[int(one.gathered)] = self._sizes.get(int(one.gathered), 0) + 1
         else:
             one.defer()
         self.num_micro_batches += 1
@@ -418,10 +338,6 @@ class Accumulation:
             one.updated()
         if self._batch is None and not self._told:
             self._tell()  # the loop makes its batches itself
-
-
-_NUM_STATES = {"SGD": 1, "RMSprop": 1, "Adagrad": 1, "Rprop": 2}
-"""Tensors of a parameter's size that an optimiser holds for it, where they are not the two of Adam."""
 
 
 def _reduction(loss: Any) -> Reduction:
