@@ -32,7 +32,9 @@ class Option:
     def word(self) -> str:
         """In the field's words."""
         if self.within:
-            return "full recomputation of its parts" + ("" if self.keep is None else ", and of itself")
+            if self.keep is None:
+                return "full recomputation of its parts"
+            return "full recomputation, and again of its parts within it"
         if self.keep is None:
             return "as it is"
         return "selective recomputation" if self.keep else "full recomputation"

@@ -12,7 +12,8 @@ def steps_of(plan: Plan, labelled: float) -> tuple[MemoryStep, ...]:
     """What a plan does, alike parts together."""
     groups: dict[tuple[object, ...], list[Chosen]] = {}
     for part in plan.parts:
-        groups.setdefault((part.option, part.operations), []).append(part)
+        alike = part.option.word if part.option.within else part.option
+        groups.setdefault((alike, part.operations), []).append(part)
     found = []
     for same in groups.values():
         option = same[0].option

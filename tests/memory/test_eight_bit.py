@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -270,3 +272,24 @@ def test_steps_without_the_limit_keep_their_moments(digits: tuple[Tensor, Tensor
     assert not torch.equal(before, after)
     close(after, before.lerp(model.head.weight.grad, 0.1))
     run.restore()
+
+
+def test_an_interrupt_waits_for_the_end_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer, eight = adopted()
+    eight.install()
+    optimizer.zero_grad()
+    model(torch.randn(8, 512)).sum().backward()
+    update, before = eight.update, [one.detach().clone() for one in model.parameters()]
+
+    def interrupted(weight: Tensor, group: Any) -> None:
+        if weight is model.weight:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(weight, group)
+
+    monkeypatch.setattr(eight, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        eight.step_begins()
+    eight.step_ended()
+    assert not any(torch.equal(one, old) for one, old in zip(model.parameters(), before, strict=True))
+    assert [float(state["step"]) for state in optimizer.state.values()] == [4, 4]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -7,8 +7,12 @@ import random
 
 import pytest
 
+from deepseek_lab.memory.choice import Choice
 from deepseek_lab.memory.operations import Operation
+from deepseek_lab.memory.plan import Chosen, Plan
+from deepseek_lab.memory.rehearsal import Rehearsed
 from deepseek_lab.memory.solve import NUM_LEVELS, Option, options, solve
+from deepseek_lab.memory.words import steps_of
 
 
 def _best(parts: list[list[Option]], budget: float) -> float | None:
@@ -70,3 +74,19 @@ def test_the_results_that_take_longest_for_their_bytes_are_kept_first() -> None:
     kept = [one.keep for one in found if one.keep]
     assert kept[0] == frozenset({1})
     assert all({1, 3} & keep for keep in kept)
+
+
+def test_alike_parts_are_one_row_with_parts_within_them_too() -> None:
+    """A row for each thing that is done, with what it saves and costs in all."""
+    within = [Option(frozenset(), 0, 0.5, (f"stages.{index}.a",)) for index in range(3)]
+    parts = tuple(Chosen(f"stages.{index}", one, 100) for index, one in enumerate(within))
+    rehearsed = Rehearsed(10, 5, "backward")
+    choice = Choice(in_backward=True, eight_bit=True)
+    first, *others = steps_of(Plan(choice, rehearsed, rehearsed, parts), 1.0)
+    assert first.action == "full recomputation, and again of its parts within it"
+    assert first.where == ("stages.0", "stages.1", "stages.2")
+    assert (first.saved_bytes, first.seconds) == (300, 1.5)
+    assert [one.action for one in others] == [
+        "the optimiser's step inside the backward pass",
+        "AdamW's moments in 8 bits",
+    ]
