@@ -93,6 +93,36 @@ for step in range(50_000): emit(ev.Measured(run="r", step=step, values={"loss": 
     expect(state.remaining()).toBeCloseTo(70);
   });
 
+  it("takes a decision back when another candidate is built, and says how large an update is", () => {
+    const state = new RunState("live");
+    const told = (event: object): void => {
+      const full = { run: "r", at_s: 1, graph: "graph1", ...event };
+      state.take(new Table(0, new Map(), new Map([["events", [full]]])), 0);
+    };
+    told({ kind: "decided", target: "model", chosen: "eager", reason: "it trains" });
+    expect(state.mainRace?.decided).toBe(true);
+    told({ kind: "candidate_started", candidate: "channels-last" });
+    expect(state.mainRace?.decided).toBe(false);
+    told({
+      kind: "batch_accumulated",
+      num_samples: 256,
+      micro_batch: 32,
+      own_batch: 32,
+      reduction: "mean",
+      num_updates: 7,
+      num_micro_batches: 56,
+      speedup: null,
+      speedup_ci95: null,
+      tried: [],
+      reason: "",
+      notes: ["batch norm"],
+    });
+    expect(state.remarks.map((one) => one.text)).toEqual([
+      "an update per 256 samples, in micro-batches of 32: 7 updates",
+      "batch norm",
+    ]);
+  });
+
   it("refuses a table without events, and leaves out events that it does not know", () => {
     const table = (events: unknown): Table => new Table(0, new Map(), new Map([["events", events]]));
     const state = new RunState("ended");

@@ -4,6 +4,7 @@ import { clip } from "../clip";
 import { MalformedData, type Table } from "../packed";
 import type { AnyEvent, CandidateEnded, LiveMeasured } from "../../protocol";
 import { checkedEvent } from "./events";
+import { words } from "./words";
 
 export type Phase = "live" | "stopping" | "ended" | "lost";
 
@@ -145,6 +146,7 @@ export class RunState {
       }
       case "candidate_started":
         this.#candidate(event.graph, { name: event.candidate });
+        this.#race(event.graph).decided = false;
         break;
       case "candidate_ended":
         this.#candidate(event.graph, { name: event.candidate, ended: event });
@@ -162,6 +164,9 @@ export class RunState {
         race.reason = event.reason;
         break;
       }
+      case "batch_accumulated":
+        for (const text of [words.batch(event), ...event.notes]) this.#remark("note", text);
+        break;
       case "noted":
         this.#remark("note", event.text);
         break;

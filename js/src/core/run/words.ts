@@ -1,5 +1,6 @@
 /** What the run view says. */
 
+import type { BatchAccumulated } from "../../protocol";
 import type { Phase } from "./state";
 
 export const words = {
@@ -54,6 +55,9 @@ export const words = {
     total > shown
       ? `${count(total)} values were measured, ${count(shown)} of them are kept here`
       : `${count(total)} values`,
+  batch: (batch: BatchAccumulated): string =>
+    `an update per ${count(batch.num_samples)} samples, in micro-batches of ${count(batch.micro_batch)}: ` +
+    `${count(batch.num_updates)} ${plural(batch.num_updates, "update")}`,
   remarks: "Remarks",
   kinds: { note: "note", break: "graph break", fallback: "in eager mode" },
   more: (number: number): string => `and ${count(number)} more`,
