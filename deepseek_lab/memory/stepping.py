@@ -54,6 +54,8 @@ class Stepping:
         self._fused = FusedForm()
         self._takes_fused = False
         self._eights: dict[int, EightBit] = {}
+        self._leaving: list[EightBit] = []
+        """Whose step has failed; gradients that it used up are there again after the optimiser's own."""
         self._in_backward: StepInBackward | None = None
 
     def find(self) -> None:
@@ -168,8 +170,11 @@ class Stepping:
         try:
             eight.step_begins()
         except Exception as error:
-            del self._eights[id(optimizer)]
-            self._note(f"AdamW's moments are ordinary tensors again ({type(error).__name__}: {error})")
+            self._leaving.append(self._eights.pop(id(optimizer)))
+            self._note(
+                f"AdamW's moments are ordinary tensors again ({type(error).__name__}: {error}); steps hold more than "
+                "was planned"
+            )
         return True
 
     def step_ended(self, optimizer: torch.optim.Optimizer) -> None:
@@ -190,8 +195,9 @@ class Stepping:
     def put_back(self) -> None:
         """Groups and gradients as the loop has them."""
         self._fused.put_back()
-        for eight in self._eights.values():
+        for eight in (*self._eights.values(), *self._leaving):
             eight.step_ended()
+        self._leaving = []
 
     def ended(self) -> None:
         """The cell has ended."""

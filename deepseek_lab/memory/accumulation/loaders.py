@@ -38,6 +38,8 @@ class Asked(Protocol):
     """Who says how large batches are to be."""
 
     goal: int
+    several: bool
+    """Whether several loaders feed one step, each with batches of its own size."""
 
     def next_size(self, gathered: int, own: int) -> int:
         """The size of the next batch, where so many samples were given towards an update."""
@@ -53,6 +55,9 @@ class Asked(Protocol):
 
     def batch_asked(self) -> None:
         """The loop asks for the next batch."""
+
+    def pass_ended(self, loader: DataLoader[Any]) -> None:
+        """A loader has given its last batch."""
 
 
 def why_not(loader: DataLoader[Any]) -> str:
@@ -116,7 +121,11 @@ class _Pass:
 
     def __next__(self) -> Any:
         self._asked.batch_asked()
-        data = next(self._inner)
+        try:
+            data = next(self._inner)
+        except StopIteration:
+            self._asked.pass_ended(self._loader)
+            raise
         self._asked.batch_begins(self._given.popleft() if self._given else None, self._loader)
         return data
 
@@ -138,16 +147,16 @@ class _Sizes:
         trains = asked.is_trained_with(loader) or isinstance(loader.sampler, RandomSampler)
         indices: Iterator[int] = iter(loader.sampler)
         gathered = asked.remaining() if trains else 0
-        if trains and loader.drop_last:
+        if trains and loader.drop_last and not asked.several:
             indices = _whole(indices, loader, gathered, goal)
         ahead = next(indices, None)
         own = loader.batch_size or 1
         while ahead is not None:
             trains = trains or asked.is_trained_with(loader)
-            size = min(asked.next_size(gathered, own), goal - gathered) if trains else own
+            size = asked.next_size(gathered, own) if trains else own
             chosen = [ahead, *itertools.islice(indices, size - 1)]
             ahead = next(indices, None)
-            if not trains and loader.drop_last and len(chosen) < own:
+            if (asked.several or not trains) and loader.drop_last and len(chosen) < own:
                 return
             gathered = (gathered + len(chosen)) % goal if trains or own < goal else 0
             self._given.append(Batch(len(chosen), size, ends=ahead is None))

@@ -52,7 +52,7 @@ class Accumulation:
         self.own_size = 0
         """Samples of the loop's own batches."""
         self.num_micro_batches = 0
-        self._settled = settled
+        self._settled, self._limit = settled, limit_bytes
         self._trial = Trial(num_samples, limit_bytes, self._used, self._tell)
         self._choice = self._trial.choice
         self._gates, self._loaders = Gates(self), Loaders(self)
@@ -63,6 +63,10 @@ class Accumulation:
         self._loader: weakref.ref[DataLoader[Any]] | None = None
         self._batch: Batch | None = None
         self._samples: int | None = None
+        self._feeding: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+        """Those that gave a batch since the last backward pass, and have more."""
+        self.several = False
+        """Whether more than one feeds a step: a size of its own would change how they are mixed."""
         self._number = 0
         """Of the batch under way."""
         self._differentiated = True
@@ -169,6 +173,12 @@ class Accumulation:
     def next_size(self, gathered: int, own: int) -> int:
         """The size of the next batch, where so many samples were given towards an update."""
         self.own_size = self.own_size or own
+        if self.several:
+            return own
+        if (
+            not self._training and self._limit is None
+        ):  # the first batch tells whether one loader feeds a step
+            return min(own, self.goal - gathered)
         self._trial.begin(own)
         return self._choice.next_size(gathered)
 
@@ -182,14 +192,19 @@ class Accumulation:
 
     def batch_begins(self, batch: Batch | None, loader: DataLoader[Any]) -> None:
         """A loader gives a batch to the loop."""
-        self._batch, self._loader = batch, weakref.ref(loader)
+        self._batch, self._loader = None if self.several else batch, weakref.ref(loader)
+        self._feeding.add(loader)
         self._number += 1
         if self._open:
-            self._trial.batch_begins(batch)
+            self._trial.batch_begins(self._batch)
 
     def batch_asked(self) -> None:
         """The loop asks for the next batch."""
         self._trial.batch_ends()
+
+    def pass_ended(self, loader: DataLoader[Any]) -> None:
+        """A loader has given its last batch."""
+        self._feeding.discard(loader)
 
     def _used(self) -> list[Gradients]:
         return [one for one in self._gradients.values() if one.used]
@@ -201,10 +216,12 @@ class Accumulation:
         if not torch.is_grad_enabled() or not module.training:
             return
         self._models.add(module)
-        if self._batch is not None or not self._differentiated:
+        if not self._differentiated:
             return
         self._samples = batch_size(args, kwargs)
         self._differentiated = False
+        if self._batch is not None:
+            return
         self._number += 1
         if self._samples is None:
             return
@@ -231,6 +248,7 @@ class Accumulation:
     def backward_ended(self) -> None:
         """It has ended, without an error."""
         self._differentiated = True
+        self._look_for_several()
         samples, ends = self._now()
         weight = self._reduction.weight(samples)
         reached = [
@@ -251,6 +269,12 @@ class Accumulation:
         for one in reached:
             if ends or one.gathered >= self.goal:
                 one.merge()
+
+    def _look_for_several(self) -> None:
+        if len(self._feeding) > 1 and not self.several:
+            self.several, self._batch = True, None
+            self._note("several loaders feed a step; their batches stay as they are")
+        self._feeding.clear()
 
     def _now(self) -> tuple[float, bool]:
         """Samples of the batch under way, and whether an update is due with it as an epoch ends."""

@@ -298,6 +298,35 @@ def test_a_loader_that_nothing_trains_with_keeps_its_batches() -> None:
     assert sizes == 2 * per_pass
 
 
+def test_two_loaders_that_feed_one_step_keep_their_batches() -> None:
+    """As where few samples have labels and many have none: it is their mixture that is trained with."""
+    sizes = []
+
+    def loop(times: int) -> nn.Module:
+        model = _net()
+        optimizer = _momentum(model.parameters())
+        torch.manual_seed(1)
+        labelled, others = _loader(8), _loader(56)
+        for number, ((images, labels), (unlabelled, _)) in enumerate(zip(labelled, others, strict=False), 1):
+            sizes.append((len(images), len(unlabelled)))
+            both = model(torch.cat([images, unlabelled]))
+            (F.cross_entropy(both[:8], labels) + 0.1 * both[8:].softmax(1).square().mean()).div(
+                times
+            ).backward()
+            if number % times == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        return model
+
+    expected = loop(4)
+    with Accumulation(GOAL) as accumulation:
+        found = loop(1)
+    assert sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
+    assert any("several loaders" in note for note in accumulation.notes)
+    assert accumulation.num_updates == len(sizes) // 2 // 4
+    _close(found, expected)
+
+
 def test_a_scheduler_of_epochs_is_stepped() -> None:
     model = _net()
     optimizer = _momentum(model.parameters())
