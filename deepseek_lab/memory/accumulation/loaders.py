@@ -41,6 +41,10 @@ class Asked(Protocol):
     several: bool
     """Whether several loaders feed one step, each with batches of its own size."""
 
+    @property
+    def knows_loader(self) -> bool:
+        """Whether a loader is known whose batches are trained with."""
+
     def next_size(self, gathered: int, own: int) -> int:
         """The size of the next batch, where so many samples were given towards an update."""
 
@@ -144,33 +148,38 @@ class _Sizes:
 
     def __iter__(self) -> Iterator[list[int]]:
         loader, asked, goal = self._loader, self._asked, self._asked.goal
-        trains = asked.is_trained_with(loader) or isinstance(loader.sampler, RandomSampler)
+        # Until one is known, a loader that shuffles is taken for the one that is trained with.
+        likely = isinstance(loader.sampler, RandomSampler) and not asked.knows_loader
+        own, num_given, trains = loader.batch_size or 1, 0, False
         indices: Iterator[int] = iter(loader.sampler)
-        gathered = asked.remaining() if trains else 0
-        if trains and loader.drop_last and not asked.several:
-            indices = _whole(indices, loader, gathered, goal)
+        gathered = asked.remaining()
         ahead = next(indices, None)
-        own = loader.batch_size or 1
         while ahead is not None:
-            trains = trains or asked.is_trained_with(loader)
+            if not trains and (likely or asked.is_trained_with(loader)):
+                trains = True
+                if loader.drop_last and not asked.several:
+                    whole = self._whole(num_given, gathered)
+                    if not whole:
+                        return
+                    indices = itertools.islice(indices, whole - 1)
             size = asked.next_size(gathered, own) if trains else own
             chosen = [ahead, *itertools.islice(indices, size - 1)]
             ahead = next(indices, None)
             if (asked.several or not trains) and loader.drop_last and len(chosen) < own:
                 return
-            gathered = (gathered + len(chosen)) % goal if trains or own < goal else 0
+            num_given += len(chosen)
+            gathered = (gathered + len(chosen)) % goal
             self._given.append(Batch(len(chosen), size, ends=ahead is None))
             yield chosen
 
-
-def _whole(indices: Iterator[int], loader: DataLoader[Any], gathered: int, goal: int) -> Iterator[int]:
-    """The indices without those that make no whole batch."""
-    num_samples = len(loader.sampler)  # type: ignore[arg-type]
-    whole = (gathered + num_samples) // goal * goal - gathered
-    if whole <= 0:
-        raise TargetError(
-            f"an update over {goal:,} samples is more than the {num_samples:,} that the loader has, and it drops its "
-            "last batch (drop_last)",
-            hint=f"--effective-batch {num_samples}, or a DataLoader without drop_last",
-        )
-    return itertools.islice(indices, whole)
+    def _whole(self, num_given: int, gathered: int) -> int:
+        """How many of the samples that are left make whole updates."""
+        num_samples, goal = len(self._loader.sampler), self._asked.goal  # type: ignore[arg-type]
+        whole = (gathered + num_samples - num_given) // goal * goal - gathered
+        if whole <= 0 and not num_given:
+            raise TargetError(
+                f"an update over {goal:,} samples is more than the {num_samples:,} that the loader has, and it drops "
+                "its last batch (drop_last)",
+                hint=f"--effective-batch {num_samples}, or a DataLoader without drop_last",
+            )
+        return max(whole, 0)

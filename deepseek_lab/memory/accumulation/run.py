@@ -182,6 +182,11 @@ class Accumulation:
         self._trial.begin(own)
         return self._choice.next_size(gathered)
 
+    @property
+    def knows_loader(self) -> bool:
+        """Whether a loader is known whose batches are trained with."""
+        return len(self._training) > 0
+
     def remaining(self) -> int:
         """Samples that wait for an update now."""
         return int(max((one.num_samples for one in self._gradients.values()), default=0))

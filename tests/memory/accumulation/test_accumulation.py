@@ -277,8 +277,9 @@ def test_gradients_that_overflow_are_left_out_until_the_scale_fits() -> None:
     assert any("overflowed" in note for note in accumulation.notes)
 
 
-def test_a_loader_that_nothing_trains_with_keeps_its_batches() -> None:
-    held_out = DataLoader(_DATA, batch_size=OWN)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_that_nothing_trains_with_keeps_its_batches(shuffle: bool) -> None:
+    held_out = DataLoader(_DATA, batch_size=OWN, shuffle=shuffle)
     model = _net()
     optimizer = _adamw(model.parameters())
     sizes = []
@@ -412,6 +413,25 @@ def test_an_update_smaller_than_the_loops_own_batches() -> None:
         found = _loop(OWN, shuffle=True)
     _close(found, _loop(16))
     assert accumulation.event("run").micro_batch <= 16
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_loader_that_is_made_anew_in_each_epoch(drop_last: bool) -> None:
+    def loop(batch: int) -> nn.Module:
+        model = _net()
+        optimizer = _momentum(model.parameters())
+        torch.manual_seed(1)
+        for _ in range(3):
+            for images, labels in _loader(batch, drop_last=drop_last):
+                optimizer.zero_grad()
+                F.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+        return model
+
+    with Accumulation(GOAL) as accumulation:
+        found = loop(OWN)
+    _close(found, loop(GOAL))
+    assert accumulation.num_updates == 3 * (7 if drop_last else 8)
 
 
 def test_more_samples_than_there_are() -> None:
