@@ -13,7 +13,7 @@ from deepseek_lab.memory.devices.way import Way
 
 HOST_LINK, HOST_MEMORY = 25e9, 200e9
 """Bytes a second: a device to its host over PCIe 4 x16, and the host's memory, which all devices share."""
-ADAMW_TRAFFIC, ADAMW8_TRAFFIC = 28, 440
+ADAMW_TRAFFIC, ADAMW8_TRAFFIC = 28, 326
 """Bytes a parameter that a step reads and writes: fused float32; 8-bit operator by operator, which a test counts."""
 ASSUMED = (
     "matrix products run at the maker's peak, everything else at its memory bandwidth, communication overlaps with "

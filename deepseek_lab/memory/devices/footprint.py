@@ -80,7 +80,7 @@ class Alive(TorchDispatchMode):
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=result)
-        moved = count is None and not func.is_view
+        moved = count is None and not func.is_view and func.namespace != "prim"  # which tell of a tensor
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._add(leaf)

@@ -47,6 +47,22 @@ def _nearest_codes(values: torch.Tensor) -> torch.Tensor:
     return torch.bucketize(both, (values[1:] + values[:-1]) / 2, out_int32=True).to(torch.uint8)
 
 
+_shared: dict[torch.device, tuple[torch.Tensor, ...]] = {}
+"""Where each parameter has an optimiser of its own, all look up the same tables."""
+
+
+def _tables(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Values by code, and codes by place, for both moments."""
+    real = type(torch.empty(0, device=device)) is torch.Tensor
+    if real and device in _shared:
+        return _shared[device]
+    both = [dynamic_map(signed).to(device) for signed in (True, False)]
+    made = tuple(each for one in both for each in (one, _nearest_codes(one)))
+    if real:
+        _shared[device] = made
+    return made
+
+
 class AdamW8bit(torch.optim.Optimizer):
     """AdamW (arXiv:1711.05101) whose two moments are quantised in blocks of 256 values with a scale each, by
     Dettmers et al., 8-bit Optimizers via Block-wise Quantization (arXiv:2110.02861): 2.03 bytes a parameter
@@ -66,6 +82,8 @@ class AdamW8bit(torch.optim.Optimizer):
 
     BLOCK = 256
     SMALL = 4096
+    LOOKED_UP = 256
+    """Blocks whose codes are looked up at a time."""
 
     def __init__(
         self,
@@ -181,14 +199,20 @@ class AdamW8bit(torch.optim.Optimizer):
                 continue
             blocks = values[some].view(-1, min(self.BLOCK, count))
             scale.copy_(blocks.abs().amax(dim=1, keepdim=True))
-            shares = (blocks / scale.clamp_min(1e-38)).view(-1)
-            codes[some].copy_(self._map(codes.device, name)[1].index_select(0, _place(shares)))
+            table = self._map(codes.device, name)[1]
+            # A few blocks at a time: what the look-up makes is small beside the moments themselves.
+            for few, by, to in zip(
+                blocks.split(self.LOOKED_UP),
+                scale.split(self.LOOKED_UP),
+                codes[some].split(self.LOOKED_UP * blocks.shape[1]),
+                strict=True,
+            ):
+                to.copy_(table.index_select(0, _place((few / by.clamp_min(1e-38)).view(-1))))
 
     def _map(self, device: torch.device, name: str) -> tuple[torch.Tensor, ...]:
         """Values by code, and the nearest code for each place, for both moments."""
         if device not in self._maps:
-            both = [dynamic_map(signed).to(device) for signed in (True, False)]
-            self._maps[device] = tuple(each for one in both for each in (one, _nearest_codes(one)))
+            self._maps[device] = _tables(device)
         return self._maps[device][:2] if name == "exp_avg" else self._maps[device][2:]
 
     def _rounded(self, exact: torch.Tensor) -> torch.Tensor:
