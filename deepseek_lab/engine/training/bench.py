@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deepseek_lab.engine import allocator
 from deepseek_lab.engine.results import memory_order
+from deepseek_lab.engine.training import compiled
 from deepseek_lab.engine.training.problem import Batch, OptimizerProblem, TrainingProblem
 from deepseek_lab.engine.training.ways import Orders, Program, Way, program
 from deepseek_lab.engine.verify import Agreement, _default_float64, widened
@@ -29,6 +30,30 @@ TIMES_ROUNDING = {"float32": 8.0, "bf16": 2.0, "fp16": 2.0}
 """What is further away than that may be so many times as far as eager is when its weights and inputs alone are
 rounded, or as PyTorch's own autocast is: three bits of float32, one of the others. Where a network amplifies rounding,
 as normalised ones do before they are trained, nothing that computes in another order is nearer."""
+_LIBRARY = frozenset(
+    [
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "mv",
+        "addmv",
+        "dot",
+        "matmul",
+        "linear",
+        "mkldnn_convolution",
+        "convolution_backward",
+        "slow_conv2d_forward",
+        "_slow_conv2d_forward",
+        "_slow_conv2d_backward",
+        "mkldnn_linear",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+        "_convolution",
+        "convolution",
+    ]
+)
+"""Operators whose time is that of a library's kernel, compiled or not."""
 FUSED: dict[str, Any] = {"fused": True, "foreach": None}
 WIDE_S = 60.0
 """float64 is the reference where a step in it is expected to take no longer; else float32's eager mode is."""
@@ -57,6 +82,7 @@ class _Seen:
     gradients: list[Tensor | None]
     loss: float
     buffers: list[Tensor]
+    random_state: Tensor
 
 
 class TrainingBench:
@@ -72,6 +98,7 @@ class TrainingBench:
         self._yardstick: dict[str, tuple[float, float, float]] = {}
         self._opened: Opened | None = None
         self._optimizer: OptimizerProblem | None = None
+        self._compiled: dict[Way, Program] = {}
 
     def open(self, directory: str) -> Opened:
         """Load a problem and repeat its steps as they were."""
@@ -148,7 +175,11 @@ class TrainingBench:
 
         The error is that of the losses; what is told of gradients stands in the detail.
         """
-        found = self._far(self._program(way.graph))
+        steps = self._steps(self._program(way.graph))
+        pairs = zip(steps, self._eager, strict=True)
+        if not all(torch.equal(step.random_state, eager.random_state) for step, eager in pairs):
+            return Agreement(False, math.inf, 0.0, "draws other random numbers")
+        found = self._far(steps)
         usual = self._rounded(way.precision)
         tolerance, enough = self._problem.problem.spec.tolerance, ENOUGH[way.precision]
         times = TIMES_ROUNDING[way.precision]
@@ -166,9 +197,11 @@ class TrainingBench:
             words.append(f"rounding to {way.precision} alone moves gradients by {gradient:.1g}")
         return Agreement(ok, found[1], usual[1], ", ".join(words))
 
-    def _far(self, run: Program, noise: float = 0.0, seed: int = 0) -> tuple[float, float, float]:
+    def _steps(self, run: Program, noise: float = 0.0, seed: int = 0) -> list[_Seen]:
+        return [self._at(number, run, noise, seed) for number in range(len(self._points))]
+
+    def _far(self, found: Sequence[_Seen]) -> tuple[float, float, float]:
         """How far steps are from eager's: gradients, the first from float64's; losses; buffers. The farthest of all."""
-        found = [self._at(number, run, noise, seed) for number in range(len(self._points))]
         references = [self._wide or self._eager[0].gradients, *(seen.gradients for seen in self._eager[1:])]
         pairs = list(zip(found, self._eager, strict=True))
         return (
@@ -184,8 +217,8 @@ class TrainingBench:
         """How far eager is from itself when weights and inputs are rounded, or autocast is on; the larger one."""
         if precision not in self._yardstick:
             by, eager = ROUNDING[precision], self._program(Way())
-            runs = [self._far(eager, noise=by, seed=seed) for seed in range(2)]
-            runs.append(self._far(self._program(Way(precision=precision))))
+            runs = [self._far(self._steps(eager, noise=by, seed=seed)) for seed in range(2)]
+            runs.append(self._far(self._steps(self._program(Way(precision=precision)))))
             first, second, third = (max(run[at] for run in runs) for at in range(3))
             self._yardstick[precision] = (first, second, third)
         return self._yardstick[precision]
@@ -245,7 +278,25 @@ class TrainingBench:
             if one.requires_grad
         ]
 
+    def fusible(self, way: Way) -> float:
+        """Share of a step's time outside of what libraries compute anyway: what a compiler can make fewer loops of."""
+        step = self._step(dataclasses.replace(way, compiled=False, keeps=False), self._copies())
+        step()
+        with torch.autograd.profiler.profile() as profile:
+            step()
+        times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+        library = sum(time for name, time in times.items() if name.removeprefix("aten::") in _LIBRARY)
+        return float(1.0 - library / max(sum(times.values()), 1e-9))
+
+    def build(self, way: Way, directory: str) -> None:
+        """Compile the graph as it is run in a way into a folder."""
+        plain = self._program(dataclasses.replace(way, compiled=False))
+        compiled.build(plain, self._arguments(self._copies(), self._problem.batches[0]), Path(directory))
+        self._compiled[way] = compiled.load(Path(directory), plain)
+
     def _program(self, way: Way) -> Program:
+        if way.compiled:
+            return self._compiled[way]
         assert self._opened is not None
         problem: TrainingProblem = self._problem
         dtypes = [getattr(torch, name) for name in self._opened.dtypes]
@@ -291,6 +342,7 @@ class TrainingBench:
                 for one, trains in zip(weights, self._problem.trained, strict=True)
                 if not trains and one.is_floating_point()
             ],
+            torch.get_rng_state(),
         )
 
     # -- times --------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ from deepseek_lab.measure.race import Ratio
 MAX_PAUSE_S = 0.5
 MAX_MISSED = 4
 """Calls in a row, from the first, that a graph may not fit before another one is captured."""
+COMPILING_SHARE = 0.3
+"""Of what a loop gives of its time to a builder that gets none, while that compiles: for minutes, maybe for nothing."""
 IDLE_S = 5.0
 """A loop that has taken no step for so long, and for ten of its steps, has ended or is busy with something else."""
 MAX_GAP_S = 1.0
@@ -131,6 +133,8 @@ class TrainingLane:
         self.graph.recorder = self.recorder = Recorder(runner)
         self.way = Way()
         """What runs outside of a race."""
+        self.compiling = False
+        """Whether the builder compiles."""
         self._optimizer: Callable[[], torch.optim.Optimizer | None] = lambda: None
         self._submit, self._settled, self._fell_back, self._starving = submit, settled, fell_back, starving
         self._programs: dict[Way, Program] = {}
@@ -170,7 +174,8 @@ class TrainingLane:
             self._gap_s = gap
         self._num_calls += 1
         if self.phase == "searching" and self._num_calls == 1 and self._starving():
-            time.sleep(min(settings.donated_share * self._step_s, MAX_PAUSE_S))
+            share = settings.donated_share * (COMPILING_SHARE if self.compiling else 1.0)
+            time.sleep(min(share * self._step_s, MAX_PAUSE_S))
         if self.phase == "recording":
             return self.whole
         way = self._now()

@@ -18,11 +18,12 @@ from deepseek_lab.engine import allocator
 from deepseek_lab.engine.background import quietly
 from deepseek_lab.engine.builder import Builder, Interrupted
 from deepseek_lab.engine.search import Job, times
-from deepseek_lab.engine.store import Key, Store
+from deepseek_lab.engine.store import Entry, Key, Store
+from deepseek_lab.engine.training import compiled
 from deepseek_lab.engine.training.bench import Opened
 from deepseek_lab.engine.training.lane import TrainingLane
 from deepseek_lab.engine.training.problem import OptimizerProblem, TrainingProblem
-from deepseek_lab.engine.training.ways import Way, program, ways_for
+from deepseek_lab.engine.training.ways import Program, Way, program, ways_for
 from deepseek_lab.engine.verify import Agreement
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
@@ -30,6 +31,12 @@ from deepseek_lab.measure.race import Ratio
 OPTIMIZER_GAIN = 1.1
 """An optimiser's fused form is tried in whole steps when its own are so many times as fast."""
 OPTIMIZER_RACE_S = 3.0
+COMPILER = "inductor"
+"""The backend whose name lets training steps be compiled."""
+MIN_FUSIBLE = 0.4
+"""A graph is compiled when so much of a step is in other operators; with less it has won nothing that lasts a race."""
+COMPILED = "compiled"
+"""Folder of what was compiled, in an entry of the store."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -74,7 +81,7 @@ class TrainingSearch:
         optimizer = recorder.optimizer_problem(lane.optimizer)
         key = self._key(problem, ways, optimizer)
         entry = self._store.get(key)
-        if entry is not None and self._reuse(entry.record, problem):
+        if entry is not None and self._reuse(entry, problem):
             return
         scratch = self._store.scratch()
         try:
@@ -84,8 +91,10 @@ class TrainingSearch:
                 self._try_all(problem, ways, scratch)
             if optimizer is not None and optimizer.spec.can_fuse:
                 self._fuse(optimizer, scratch)
+            if problem is not None and self._may_compile:
+                self._compile(problem, scratch)
             self._settle(problem, scratch)
-            self._remember(key)
+            self._remember(key, scratch)
         finally:
             with contextlib.suppress(BuildError):
                 if self._builder.pid is not None and not self._job.stop.is_set():
@@ -101,8 +110,6 @@ class TrainingSearch:
 
     def _try_all(self, problem: TrainingProblem, ways: list[Way], scratch: Path) -> None:
         if not self._open(problem, scratch):
-            job = self._job
-            job.emit(ev.Noted(run=job.run, text=f"{job.target} runs its graph as it is: {self._reason}"))
             return
         for way in ways:
             contender = dataclasses.replace(way, keeps=self._won.keeps)
@@ -116,6 +123,9 @@ class TrainingSearch:
             quietly(lambda: problem.save(scratch))
             self._opened = self._ask("open", str(scratch))
             self._reason = self._opened.refusal or ""
+            if self._reason:
+                job = self._job
+                job.emit(ev.Noted(run=job.run, text=f"{job.target} runs its graph as it is: {self._reason}"))
         return self._opened.refusal is None
 
     def _fuse(self, problem: OptimizerProblem, scratch: Path) -> None:
@@ -148,6 +158,41 @@ class TrainingSearch:
         else:
             self._verdict(way, "skipped", reason, **errors)
 
+    @property
+    def _may_compile(self) -> bool:
+        names = self._job.names
+        return names is None or COMPILER in names
+
+    def _compile(self, problem: TrainingProblem, scratch: Path) -> None:
+        """Try the best way so far with both passes compiled by Inductor: last, as it takes a minute."""
+        if not self._open(problem, scratch):
+            return
+        way, folder = dataclasses.replace(self._won, compiled=True), scratch / COMPILED
+        self._started(way)
+        if (lacks := compiled.missing()) is not None:
+            self._verdict(way, "skipped", lacks)
+            return
+        self._lane.compiling = True
+        try:
+            share = self._ask("fusible", way)
+            if share < MIN_FUSIBLE:
+                words = f"products and convolutions take {1 - share:.0%} of a step, and are the same when compiled"
+                self._verdict(way, "skipped", words)
+                return
+            self._ask("build", way.graph, str(folder))
+            program = quietly(lambda: compiled.load(folder, self._plain(problem, way)))
+        except Interrupted:
+            self._verdict(way, "skipped", "stopped by the user")
+            raise
+        except BuildError as error:
+            self._verdict(way, "failed", error.message)
+            return
+        finally:
+            self._lane.compiling = False
+        if self._check(way):
+            self._lane.add_way(way, program)
+            self._try(way)
+
     def _started(self, way: Way) -> None:
         job = self._job
         job.emit(ev.CandidateStarted(run=job.run, graph=job.runner.graph_id, candidate=way.name))
@@ -157,10 +202,14 @@ class TrainingSearch:
             "training", method, arguments, budget_s=settings.build_budget_s, stop=self._job.stop.is_set
         )
 
-    def _program(self, problem: TrainingProblem, way: Way) -> Any:
+    def _program(self, problem: TrainingProblem, way: Way) -> Program:
         graph = problem.problem
         dtypes = [getattr(torch, name) for name in self._opened.dtypes]
         return program(graph.graph, graph.spec, way.graph, self._opened.orders, dtypes)
+
+    def _plain(self, problem: TrainingProblem, way: Way) -> Program:
+        """What a compiled way is compiled from."""
+        return self._program(problem, dataclasses.replace(way, compiled=False))
 
     # -- one way ------------------------------------------------------------------------------------
 
@@ -303,20 +352,21 @@ class TrainingSearch:
         if problem is not None:
             digest.update(problem.loss.graph.code.encode() if problem.loss is not None else b"")
             digest.update(repr((problem.trained, problem.differentiable)).encode())
+            digest.update(repr([tuple(one.shape) for one in problem.batches[0].live]).encode())
         if optimizer is not None:
             digest.update(repr((optimizer.spec, [tuple(one.shape) for one in optimizer.weights])).encode())
         return Key.of(
             graph=f"training {digest.hexdigest()[:32]}",
             weights="any",
             threads=str(torch.get_num_threads()),
-            candidates=",".join(way.name for way in ways),
+            candidates=",".join([*(way.name for way in ways), *([COMPILER] if self._may_compile else [])]),
             versions=",".join(f"{name} {version}" for name, version in sorted(machine.versions().items())),
             processor=f"{machine.processor()} {machine.features()}",
         )
 
-    def _reuse(self, record: dict[str, Any], problem: TrainingProblem | None) -> bool:
+    def _reuse(self, entry: Entry, problem: TrainingProblem | None) -> bool:
         """Begin with what an earlier process found; the loop's own steps confirm it."""
-        job, lane = self._job, self._lane
+        job, lane, record = self._job, self._lane, entry.record
         way = Way(**record["way"])
         self._opened = Opened(
             None,
@@ -334,7 +384,11 @@ class TrainingSearch:
             job.reason = record["reason"]
             return True
         if problem is not None and way.graph != Way():
-            lane.add_way(way, self._program(problem, way))
+            if way.compiled:
+                folder, plain = entry.directory / COMPILED, self._plain(problem, way)
+                lane.add_way(way, quietly(lambda: compiled.load(folder, plain)))
+            else:
+                lane.add_way(way, self._program(problem, way))
         self._tell_plan(way)
         live = record["ratio"]
         ratio = live and Ratio(live["speedup"], tuple(live["ci95"]), live["base_ms"], live["median_ms"], 0)
@@ -342,7 +396,7 @@ class TrainingSearch:
         lane.settle(way, ratio, confirm=True)
         return True
 
-    def _remember(self, key: Key) -> None:
+    def _remember(self, key: Key, scratch: Path) -> None:
         job = self._job
         if job.stop.is_set() or any(one.status == "failed" for one in self._ended.values()):
             return
@@ -355,7 +409,10 @@ class TrainingSearch:
             "dtypes": self._opened.dtypes,
             "candidates": [event.to_dict() for event in self._ended.values()],
         }
+        kept = self._store.scratch()
         try:
-            self._store.put(key, self._store.scratch(), record)
+            if self._won.compiled:
+                shutil.copytree(scratch / COMPILED, kept / COMPILED)
+            self._store.put(key, kept, record)
         except ArtifactError as error:
             job.emit(ev.Noted(run=job.run, text=f"not remembered for the next kernel: {error.message}"))

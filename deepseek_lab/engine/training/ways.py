@@ -30,17 +30,20 @@ class Way:
         precision: ``float32`` leaves the graph's own; ``bf16`` and ``fp16`` are autocast.
         fused: Whether the optimiser runs in PyTorch's fused form.
         keeps: Whether memory that a step frees is kept for the next one.
+        compiled: Whether Inductor has compiled forward and backward pass.
     """
 
     layout: str = ""
     precision: str = "float32"
     fused: bool = False
     keeps: bool = False
+    compiled: bool = False
 
     @property
     def name(self) -> str:
         """What reports call it."""
-        parts = [self.precision if self.lowers else "", self.layout, "fused optimizer" if self.fused else ""]
+        parts = [self.precision if self.lowers else "", self.layout, "inductor" if self.compiled else ""]
+        parts.append("fused optimizer" if self.fused else "")
         parts.append("memory reuse" if self.keeps else "")
         return "+".join(filter(None, parts)) or "eager"
 
@@ -60,6 +63,10 @@ class Way:
         if self.keeps:
             lines += ["libc = ctypes.CDLL(None)  # keep freed memory: no page is cleared anew at each step"]
             lines += ["libc.mallopt(-1, -1), libc.mallopt(-3, 1 << 30)"]
+        if self.compiled:
+            lines.append(
+                "model = torch.compile(model, options={'fallback_random': True})  # eager's random numbers"
+            )
         if self.layout:
             lines.append("inputs = inputs.to(memory_format=torch.channels_last)")
         if self.lowers:
