@@ -71,8 +71,7 @@ class Operations(TorchDispatchMode):
             for one in tree_iter(value):
                 if isinstance(one, Tensor) and (made := self._made_by.get(one.untyped_storage()._cdata)):
                     made.keepable = False
-        seeded = torch.Tag.nondeterministic_seeded in func.tags
-        operation = Operation(str(func), 0, not seeded)
+        operation = Operation(str(func), 0, not _draws(func, args, kwargs))
         for one in tree_iter(result):
             if not isinstance(one, Tensor):
                 continue
@@ -85,6 +84,17 @@ class Operations(TorchDispatchMode):
                 self._alive.append(storage)  # its address must not become another one's meanwhile
         operation.keepable = operation.keepable and operation.bytes > 0
         self.found.append(operation)
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation draws random numbers; attention does for its dropout alone."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
+            return bool(given != 0.0)
+    return True
 
 
 def _finish(result: Any) -> None:

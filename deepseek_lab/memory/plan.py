@@ -17,7 +17,7 @@ from deepseek_lab.memory.rehearsal import Part, Rehearsal, Rehearsed
 from deepseek_lab.memory.solve import Option, options, solve
 from deepseek_lab.memory.units import Unit, division
 
-MARGIN = 0.03
+MARGIN = 0.015
 """Share of a limit that is left free: kernels take memory of their own, which no rehearsal sees."""
 MAX_REHEARSALS = 8
 DIVISIONS = ((0,), (1,), (0, 1), (0, 1, 2))
@@ -138,7 +138,10 @@ class Planner:
                         raise
                     continue
                 if smallest.rehearsed.peak_bytes <= allowed:
-                    found.append(self._best(parts, menus, changed, smallest, plain, allowed))
+                    best = self._best(parts, menus, changed, smallest, plain, allowed)
+                    if (free := _first_free(parts, menus)) is not None:
+                        best = self._best(parts, free, changed, smallest, plain, allowed, best)
+                    found.append(best)
                     if len(levels) > 1 or levels == (1,):
                         break
                 elif found:
@@ -159,7 +162,7 @@ class Planner:
             found = [dataclasses.replace(found[0], in_backward=True)]
         if self._can_defer:
             found = [dataclasses.replace(found[0], defers=True)]
-        if self._can_fuse and not found[0].eight_bit:
+        if self._can_fuse and not found[0].eight_bit:  # not before: it rounds otherwise
             found.append(dataclasses.replace(found[0], fused=True))
         if self._eight_bit and not found[0].eight_bit:
             found.append(dataclasses.replace(found[0], eight_bit=True))
@@ -211,8 +214,9 @@ class Planner:
         smallest: Plan,
         plain: Rehearsed,
         allowed: float,
+        best: Plan | None = None,
     ) -> Plan:
-        best = smallest
+        best = smallest if best is None else best
         budget, tried = allowed - smallest.rehearsed.peak_bytes, set[tuple[int, ...]]()
         too_much = float("inf")
         for _ in range(MAX_REHEARSALS):
@@ -262,6 +266,20 @@ class Planner:
         return Plan(choice, found, plain, chosen, sum(one.seconds for one in picked.values()))
 
 
+def _first_free(
+    parts: Mapping[str, Part], menus: Mapping[str, list[Option]]
+) -> dict[str, list[Option]] | None:
+    """The ways with the part left as it is that the backward pass begins with, at no bytes.
+
+    Where a step holds most then, the part is there as a whole in any case: recomputing it frees nothing.
+    """
+    large = max((parts[path].bytes for path in menus), default=0)
+    last = next((path for path in reversed(menus) if 2 * parts[path].bytes >= large > 0), None)
+    if last is None or all(one.keep is not None or one.within for one in menus[last]):
+        return None
+    return {**menus, last: [Option(None, 0, 0.0)]}
+
+
 def _keeps(picked: Mapping[str, Option]) -> dict[str, Keep | None]:
     keeps: dict[str, Keep | None] = {}
     for path, one in picked.items():
@@ -289,6 +307,8 @@ def _with_seconds(parts: Sequence[Part], seconds: Mapping[str, Sequence[tuple[st
         times = alike.get(key, [])
         operations = [
             Operation(one.name, one.bytes, one.keepable, _middle([row[index] for row in times]))
+            if index < part.num_again
+            else Operation(one.name, one.bytes, False, 0.0)
             for index, one in enumerate(part.operations)
         ]
         if not times:  # it did something else on real values: only all or nothing of it can be judged

@@ -58,6 +58,8 @@ class Part:
     operations: list[Operation]
     bytes: int
     result_bytes: int = 0
+    num_again: int = 1 << 30
+    """How many of the operations are computed again: a recomputation ends with the last one that something is saved of."""
     inputs: list[tuple[Tensor, int]] = dataclasses.field(default_factory=list)
     """What it was given, with its version then; empty once the step has ended."""
     written: bool = False
@@ -305,7 +307,13 @@ def _looking(path: str, meter: Meter, parts: list[Part]) -> Callable[..., Any]:
         held = meter.now_bytes
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         versions = [(one, one._version) for one in given]
-        with Operations() as operations:
+        operations, reached = Operations(), [0]
+
+        def saved(one: Tensor) -> Tensor:
+            reached[0] = len(operations.found)
+            return one
+
+        with operations, torch.autograd.graph.saved_tensors_hooks(saved, lambda one: one):
             result = before(*args, **kwargs)
         inputs = {one.untyped_storage()._cdata for one in given}
         made = {
@@ -314,7 +322,8 @@ def _looking(path: str, meter: Meter, parts: list[Part]) -> Callable[..., Any]:
             if isinstance(one, Tensor) and type(one) is not Deferred
         }
         own = sum(size for key, size in made.items() if key not in inputs)
-        parts.append(Part(path, operations.found, max(meter.now_bytes - held - own, 0), own, versions))
+        held = max(meter.now_bytes - held - own, 0)
+        parts.append(Part(path, operations.found, held, own, reached[0], versions))
         return result
 
     return watch

@@ -12,7 +12,7 @@ from deepseek_lab.memory.recompute import ALL_AGAIN, Keep
 
 NUM_LEVELS = 1000
 """Steps in which bytes are counted; each choice is rounded up to one."""
-NUM_OPTIONS = 8
+NUM_OPTIONS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,8 @@ def options(operations: Sequence[Operation], plain_bytes: int, overhead_s: float
             found.append(Option(frozenset(kept), bytes_, seconds))
     found.append(Option(None, plain_bytes, 0.0))
     front: list[Option] = []
-    for option in sorted(found, key=lambda one: (one.bytes, one.seconds)):
+    # Of two that are alike, the one that changes nothing.
+    for option in sorted(found, key=lambda one: (one.bytes, one.seconds, one.keep is not None)):
         if not front or option.seconds < front[-1].seconds:
             front.append(option)
     return front
