@@ -12,6 +12,8 @@ import pytest
 # Set before anything is imported, so that settings of this process and of every kernel and builder it starts agree.
 _STORE = tempfile.TemporaryDirectory(prefix="deepseek_lab-tests-", ignore_cleanup_errors=True)
 os.environ["DEEPSEEK_LAB_CACHE_DIR"] = _STORE.name
+# Half a minute for each loop that trains; test_compiled.py is about that.
+os.environ["DEEPSEEK_LAB_COMPILE_TRAINING"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -52,6 +52,8 @@ class Settings:
     """Graphs that one target may have; further shapes stay eager."""
     backends: tuple[str, ...] = ()
     """Candidates that may take part, by name; empty means all that are installed."""
+    compile_training: bool = True
+    """Whether training steps may be compiled by Inductor, which takes a minute of processor time for each model."""
     view: str = "auto"
     """How reports are shown: auto, live, static or text."""
 

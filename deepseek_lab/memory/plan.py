@@ -274,7 +274,7 @@ def _first_free(
     Where a step holds most then, the part is there as a whole in any case: recomputing it frees nothing.
     """
     large = max((parts[path].bytes for path in menus), default=0)
-    last = next((path for path in reversed(menus) if 2 * parts[path].bytes >= large > 0), None)
+    last = next((path for path in reversed(list(menus)) if 2 * parts[path].bytes >= large > 0), None)
     if last is None or all(one.keep is not None or one.within for one in menus[last]):
         return None
     return {**menus, last: [Option(None, 0, 0.0)]}

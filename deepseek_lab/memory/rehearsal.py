@@ -59,7 +59,7 @@ class Part:
     bytes: int
     result_bytes: int = 0
     num_again: int = 1 << 30
-    """How many of the operations are computed again: a recomputation ends with the last one that something is saved of."""
+    """How many of the operations are computed again: what follows the last one that something is saved of is not."""
     inputs: list[tuple[Tensor, int]] = dataclasses.field(default_factory=list)
     """What it was given, with its version then; empty once the step has ended."""
     written: bool = False

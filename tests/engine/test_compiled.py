@@ -14,29 +14,18 @@ import torch
 from torch import Tensor, nn
 
 import deepseek_lab
+from deepseek_lab.base.settings import settings
 from deepseek_lab.engine.api import Optimized
 from deepseek_lab.engine.training import compiled
+from tests.engine.functional import Functional, gradients
 from tests.engine.test_training import lane_of, train_until
 
 pytestmark = pytest.mark.skipif(compiled.missing() is not None, reason="no C++ compiler")
 
 
-class Functional:
-    """A module as a program: parameters and buffers first, then what it is called with."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-
-    def arguments(self, *live: Tensor) -> list[Tensor]:
-        """Copies of the module's tensors, and these."""
-        own = [*self.module.parameters(), *self.module.buffers()]
-        return [*(one.detach().clone().requires_grad_(one.requires_grad) for one in own), *live]
-
-    def __call__(self, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        own = dict(zip(self.names, arguments, strict=False))
-        found = torch.func.functional_call(self.module, own, tuple(arguments[len(self.names) :]))
-        return found if isinstance(found, tuple) else (found,)
+@pytest.fixture(autouse=True)
+def _compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "compile_training", True)
 
 
 class Mixed(nn.Module):
@@ -91,10 +80,6 @@ def same(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> N
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-6 * largest)
-
-
-def gradients(arguments: Sequence[Tensor]) -> list[Tensor | None]:
-    return [one.grad for one in arguments]
 
 
 def test_steps_are_those_of_the_plain_program(plain: Functional, program: Callable[..., tuple]) -> None:

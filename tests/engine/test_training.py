@@ -15,18 +15,11 @@ from torch import Tensor, nn
 from torch.optim import optimizer as optimizers
 
 import deepseek_lab
-from deepseek_lab.base.settings import settings
 from deepseek_lab.engine.api import Optimized
 from deepseek_lab.engine.training.lane import TrainingLane
 from deepseek_lab.engine.training.ways import Way, program
 
 pytestmark = pytest.mark.usefixtures("own_store")
-
-
-@pytest.fixture(autouse=True)
-def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are not compiled, which takes half a minute each time; ``test_compiled.py`` is about that."""
-    monkeypatch.setattr(settings, "backends", ("onednn",))
 
 
 def network(*, dropout: float = 0.0) -> nn.Module:

@@ -16,7 +16,8 @@ from deepseek_lab.engine import allocator
 from deepseek_lab.engine.results import memory_order
 from deepseek_lab.engine.training import compiled
 from deepseek_lab.engine.training.problem import Batch, OptimizerProblem, TrainingProblem
-from deepseek_lab.engine.training.ways import Orders, Program, Way, program
+from deepseek_lab.engine.training.programs import Program
+from deepseek_lab.engine.training.ways import Orders, Way, program
 from deepseek_lab.engine.verify import Agreement, _default_float64, widened
 from deepseek_lab.measure.race import Ratio, race
 
@@ -217,7 +218,7 @@ class TrainingBench:
         """How far eager is from itself when weights and inputs are rounded, or autocast is on; the larger one."""
         if precision not in self._yardstick:
             by, eager = ROUNDING[precision], self._program(Way())
-            runs = [self._far(self._steps(eager, noise=by, seed=seed)) for seed in range(2)]
+            runs = [self._far(self._steps(eager, noise=by, seed=seed)) for seed in range(3)]
             runs.append(self._far(self._steps(self._program(Way(precision=precision)))))
             first, second, third = (max(run[at] for run in runs) for at in range(3))
             self._yardstick[precision] = (first, second, third)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, fx
 
 from deepseek_lab.engine.candidates.inductor import open_package, outputs_of
-from deepseek_lab.engine.training.ways import Program
+from deepseek_lab.engine.training.again import gradients_again
+from deepseek_lab.engine.training.programs import Program
 
 _FORWARD, _BACKWARD, _MANIFEST = "forward.pt2", "backward.pt2", "compiled.json"
 _OPTIONS: dict[str, Any] = {"fallback_random": True}
@@ -278,36 +279,6 @@ class _Libraries:
                 arguments[index].copy_(value)
         return outputs
 
-    def again(self, ctx: Any, gradients: Sequence[Tensor]) -> list[Tensor | None]:
-        """Gradients by PyTorch's own operators, as differentiable as they are asked for now."""
-        manifest, deeper = self.manifest, torch.is_grad_enabled()
-        after = torch.get_rng_state()
-        if ctx.state is not None:
-            torch.set_rng_state(ctx.state)
-        try:
-            with torch.enable_grad():
-                given = list(ctx.arguments)
-                for index, before in zip(manifest.updates, ctx.before, strict=True):
-                    given[index] = before.clone()
-                outputs = self.plain(given)
-                wanted = [given[index] for index in manifest.gradients]
-                pairs = [
-                    (output, gradient)
-                    for output, gradient in zip(outputs, gradients, strict=True)
-                    if output.requires_grad
-                ]
-                return list(
-                    torch.autograd.grad(
-                        [output for output, _ in pairs],
-                        wanted,
-                        [gradient for _, gradient in pairs],
-                        create_graph=deeper,
-                        allow_unused=True,
-                    )
-                )
-        finally:
-            torch.set_rng_state(after)
-
 
 class _Run(torch.autograd.Function):
     """One call of the libraries."""
@@ -352,7 +323,14 @@ class _Run(torch.autograd.Function):
                 shape = list(ctx.arguments[index].shape)
                 raise RuntimeError(_MODIFIED.format(index=index, shape=shape, now=now, before=before))
         if torch.is_grad_enabled() or any(one._version for one in ctx.outputs or ()):
-            found: Sequence[Tensor | None] = libraries.again(ctx, gradients)
+            found = gradients_again(
+                libraries.plain,
+                ctx.arguments,
+                manifest.gradients,
+                gradients,
+                state=ctx.state,
+                before=dict(zip(manifest.updates, ctx.before, strict=True)),
+            )
         else:
             kept = iter(ctx.saved_tensors)
             values = [

@@ -21,9 +21,10 @@ from deepseek_lab.base.settings import settings
 from deepseek_lab.engine import allocator
 from deepseek_lab.engine.lanes import LiveRace
 from deepseek_lab.engine.runtime import GraphRunner
+from deepseek_lab.engine.training.programs import Program
 from deepseek_lab.engine.training.record import Recorder
 from deepseek_lab.engine.training.steps import FusedForm, steps
-from deepseek_lab.engine.training.ways import Program, Way
+from deepseek_lab.engine.training.ways import Way
 from deepseek_lab.engine.weak import weakly
 from deepseek_lab.measure.race import Ratio
 

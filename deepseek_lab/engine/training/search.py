@@ -23,7 +23,8 @@ from deepseek_lab.engine.training import compiled
 from deepseek_lab.engine.training.bench import Opened
 from deepseek_lab.engine.training.lane import TrainingLane
 from deepseek_lab.engine.training.problem import OptimizerProblem, TrainingProblem
-from deepseek_lab.engine.training.ways import Program, Way, program, ways_for
+from deepseek_lab.engine.training.programs import Program
+from deepseek_lab.engine.training.ways import Way, program, ways_for
 from deepseek_lab.engine.verify import Agreement
 from deepseek_lab.measure import machine
 from deepseek_lab.measure.race import Ratio
@@ -161,7 +162,7 @@ class TrainingSearch:
     @property
     def _may_compile(self) -> bool:
         names = self._job.names
-        return names is None or COMPILER in names
+        return settings.compile_training and (names is None or COMPILER in names)
 
     def _compile(self, problem: TrainingProblem, scratch: Path) -> None:
         """Try the best way so far with both passes compiled by Inductor: last, as it takes a minute."""
@@ -169,7 +170,10 @@ class TrainingSearch:
             return
         way, folder = dataclasses.replace(self._won, compiled=True), scratch / COMPILED
         self._started(way)
-        if (lacks := compiled.missing()) is not None:
+        lacks = (
+            compiled.missing() if way.precision != "fp16" else "gradients are scaled, which is not compiled"
+        )
+        if lacks is not None:
             self._verdict(way, "skipped", lacks)
             return
         self._lane.compiling = True

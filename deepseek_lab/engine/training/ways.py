@@ -7,16 +7,16 @@ call, and gradients come back in the parameters' own dtype and layout.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
 
 from deepseek_lab.engine.problem import PRECISIONS, Problem, Spec
 from deepseek_lab.engine.results import inverse
+from deepseek_lab.engine.training.programs import Program
+from deepseek_lab.engine.training.scaling import Scaled
 
-Program = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
-"""``program(arguments) -> outputs``: the graph's arguments in order; differentiable."""
 Orders = tuple[tuple[int, ...] | None, ...]
 """For each output the order of its dimensions in memory; None where it is contiguous."""
 
@@ -27,7 +27,7 @@ class Way:
 
     Attributes:
         layout: ``channels-last`` for images in that order, or empty.
-        precision: ``float32`` leaves the graph's own; ``bf16`` and ``fp16`` are autocast.
+        precision: ``float32`` leaves the graph's own; ``bf16`` and ``fp16`` are autocast, fp16 with scaled gradients.
         fused: Whether the optimiser runs in PyTorch's fused form.
         keeps: Whether memory that a step frees is kept for the next one.
         compiled: Whether Inductor has compiled forward and backward pass.
@@ -73,6 +73,8 @@ class Way:
             dtype = PRECISIONS[self.precision]
             lines += [f'with torch.autocast("cpu", dtype={dtype}):', "    outputs = model(inputs)"]
             lines.append("outputs = outputs.float()  # the loss in float32")
+            if self.precision == "fp16":
+                lines.append('scaler = torch.amp.GradScaler("cpu")  # scale(loss).backward(), step, update')
         else:
             lines.append("outputs = model(inputs)")
         if self.fused:
@@ -136,7 +138,10 @@ def program(
             for output, order, kind in zip(outputs, orders, dtypes, strict=True)
         )
 
-    return call
+    if way.precision != "fp16":
+        return call
+    plain = program(graph, spec, dataclasses.replace(way, precision="float32"), orders, dtypes)
+    return Scaled(call, plain, [index for index, weight in enumerate(spec.is_weight) if weight])
 
 
 def _as_eager(output: Tensor, order: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
