@@ -181,7 +181,7 @@ class Recorder:
 
         The lines that are under way get the time from now on; ``beginning`` is a frame whose line begins just now.
         """
-        if self.is_open or self.reason or threading.get_ident() != self._thread_id:
+        if self.is_open or self.reason or threading.get_ident() != self._thread_id or _in_backward():
             return
         if sys.gettrace() is not None:
             self.reason = "a debugger or a coverage tool traces this thread; operators were not recorded"
@@ -221,6 +221,9 @@ class Recorder:
         """Close the window, if one is open. Called in the thread that is recorded."""
         made, self.close_soon = self._profile, False
         if made is None or self._ending or threading.get_ident() != self._thread_id:
+            return
+        if _in_backward():
+            self.close_soon = True
             return
         self._ending = True
         if sys.gettrace() == self._call:  # a debugger that was started meanwhile stays
@@ -315,6 +318,8 @@ class Recorder:
 
     def _renew(self, frame: FrameType) -> None:
         """Close a window of a whole recording; open the next one if there is room."""
+        if _in_backward():
+            return
         marks, before_s = self._marks, self.seconds
         self.close()
         if self._room.closed(marks, self.seconds - before_s, len(self.windows[-1].events())):
@@ -415,6 +420,11 @@ def _uncompiled(*functions: Callable[..., Any]) -> None:
     skip = eval_frame._FrameAction.SKIP
     for function in functions:
         eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+
+
+def _in_backward() -> bool:
+    """Whether autograd calls Python: thread-local state, a profiler's too, is put back when it returns."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def torch_profiles() -> bool:
