@@ -290,6 +290,7 @@ class _Run(torch.autograd.Function):
         ctx.versions = [
             (index, arguments[index]._version)
             for index in dict.fromkeys(index for kind, index in manifest.saved if kind == "argument")
+            if index not in manifest.updates  # of these there is a copy
         ]
         ctx.state = torch.get_rng_state() if manifest.draws else None
         ctx.before = [arguments[index].clone() for index in manifest.updates]
@@ -333,9 +334,11 @@ class _Run(torch.autograd.Function):
             )
         else:
             kept = iter(ctx.saved_tensors)
+            given = list(ctx.arguments)
+            for index, value in zip(manifest.updates, ctx.before, strict=True):
+                given[index] = value
             values = [
-                ctx.arguments[index].detach() if kind == "argument" else next(kept)
-                for kind, index in manifest.saved
+                given[index].detach() if kind == "argument" else next(kept) for kind, index in manifest.saved
             ]
             ctx.outputs = None
             tangents = [
