@@ -22,6 +22,27 @@ _USUAL = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20}
 _AT_ONCE = {_TRIM_THRESHOLD: 1 << 20, _MMAP_THRESHOLD: 1 << 20}
 _lock = threading.Lock()
 _keeps = False
+_placeholders: list[int] = []
+
+
+class _Information(ctypes.Structure):
+    """mallinfo2(3); `hblks` is how many blocks have come from the system one by one."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    ]
 
 
 @functools.cache
@@ -32,6 +53,10 @@ def _libc() -> Any:
         library.gnu_get_libc_version  # noqa: B018 - raises where it is not glibc
         library.mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
         library.malloc_trim.argtypes = [ctypes.c_size_t]
+        library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+        library.free.argtypes = [ctypes.c_void_p]
+        if hasattr(library, "mallinfo2"):
+            library.mallinfo2.restype = _Information
     except (OSError, AttributeError):
         return None
     return library
@@ -62,11 +87,35 @@ def return_at_once(on: bool) -> None:
     The process then holds what its tensors hold: usual heaps have holes that nothing fits in, a quarter of a training
     step and more. The price is that the system clears pages again for every such block.
     """
-    if (library := _libc()) is not None:
-        with _lock:
-            for option, value in (_AT_ONCE if on else _USUAL).items():
-                library.mallopt(option, value)
+    if (library := _libc()) is None:
+        return
+    with _lock:
+        while _placeholders:
+            library.free(_placeholders.pop())
+        for option, value in (_AT_ONCE if on else _USUAL).items():
+            library.mallopt(option, value)
         library.malloc_trim(0)
+        if on:
+            _fill_holes(library)
+
+
+def _fill_holes(library: Any) -> None:
+    """Occupy what is free in the heap, in pages that are never touched, so that large blocks come from the system.
+
+    glibc looks for room among what is free before it asks whether a block is large, and what lies between others in
+    the heap stays there when it is freed.
+    """
+    if not hasattr(library, "mallinfo2"):  # before glibc 2.33
+        return
+    size = 1 << 30
+    while size >= _AT_ONCE[_MMAP_THRESHOLD]:
+        from_system = library.mallinfo2().hblks
+        block = library.malloc(size)
+        if block and library.mallinfo2().hblks == from_system:
+            _placeholders.append(block)
+            continue
+        library.free(block)
+        size //= 2
 
 
 def trim() -> None:

@@ -594,8 +594,11 @@ import torch
 from deepseek_lab.engine import allocator
 from deepseek_lab.measure.resident import resident_bytes
 
+lasting = []
+
 def holes():
     blocks = [torch.ones(1 << 19) for _ in range(200)]  # 2 MiB each
+    lasting.extend(torch.ones(1 << 10) for _ in range(100))  # what is freed below them stays in the heap
     before = resident_bytes()
     del blocks[::2]
     freed = before - resident_bytes()
