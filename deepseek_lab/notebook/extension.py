@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from deepseek_lab.base.errors import TargetError
 from deepseek_lab.notebook import questions
 from deepseek_lab.notebook.completion import matcher
 from deepseek_lab.notebook.header import HeaderTransformer
@@ -105,6 +106,33 @@ class NotebookHost:
             return None if value is None else eval(value, shell.user_ns)
 
         return name, run
+
+    def python(self, body: str) -> str:
+        """A cell's text as Python that runs without the notebook; lines keep their numbers.
+
+        Raises:
+            TargetError: it holds a magic, or waits for something at its top level.
+            SyntaxError: it is no Python.
+        """
+        text = body.lstrip("\n")
+        above = len(body) - len(text)
+        transformed: str = "\n" * above + self._shell.transform_cell(text)
+        tree = ast.parse(transformed)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id == "get_ipython":
+                raise TargetError(
+                    f"line {node.lineno} is a magic or a command of the notebook, which ranks do not have",
+                    hint="run that line in a cell of its own",
+                )
+        for statement in tree.body:
+            if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith):
+                        raise TargetError(
+                            f"line {node.lineno} awaits at the top level, which is not allowed on ranks",
+                            hint="asyncio.run(...) around it",
+                        )
+        return transformed
 
     def cells(self) -> list[tuple[int, str]]:
         """What ran without an error in this session."""

@@ -69,6 +69,8 @@ class Verb:
     """Pairs of what to type and what it does."""
     common: bool = True
     """Whether the flags that every verb has apply."""
+    elsewhere: bool = False
+    """Whether the cell form runs the cell in other processes instead of in the notebook."""
 
     @property
     def words(self) -> str:
@@ -83,8 +85,13 @@ class Verb:
     def all_flags(self) -> tuple[Flag, ...]:
         """The verb's own flags, then the common ones that it has none of its own for."""
         own = {flag.name for flag in self.flags}
+        letters = {flag.short for flag in self.flags}
         common = COMMON_FLAGS if self.common else COMMON_FLAGS[-1:]
-        return self.flags + tuple(flag for flag in common if flag.name not in own)
+        return self.flags + tuple(
+            dataclasses.replace(flag, short="") if flag.short in letters else flag
+            for flag in common
+            if flag.name not in own
+        )
 
     def flag(self, name: str) -> Flag | None:
         """The flag of that long name, if the verb has it."""
@@ -307,6 +314,68 @@ VERBS: dict[str, Verb] = {
                 ("%deepseek inspect", "what the last cell showed, again"),
                 ("python -m deepseek_lab inspect train.py", "a whole script"),
             ),
+        ),
+        Verb(
+            "ranks",
+            "starts processes that stay, one a rank, and runs cells on them",
+            ("cell", "line"),
+            (
+                Operand(
+                    "WHAT",
+                    "text",
+                    "above a cell: which ranks ([0,2-3]), else all; on a line: start, status, stop or "
+                    "restart",
+                    many=True,
+                ),
+            ),
+            (
+                Flag("num", "how many ranks to start", "int", "N", "n", default="one a GPU, or one a core"),
+                Flag("push", "names of the notebook that the cell needs", "names", "A,B", default="none"),
+                Flag("gather", "names of the ranks to bind here, each to a list by rank", "names", "A,B"),
+            ),
+            (
+                ("%deepseek ranks start -n 4", "four processes with a process group"),
+                (
+                    "%%deepseek ranks",
+                    "this cell on all of them; rank, world_size and device are defined there",
+                ),
+                ("%%deepseek ranks [0,2-3] --gather loss", "on these; loss is then a list of theirs"),
+                ("%deepseek ranks status", "what each is doing, and where"),
+                (
+                    "%deepseek ranks restart 2",
+                    "a new process for rank 2; without a number, for those that are dead",
+                ),
+                ("%deepseek ranks stop", "end them all"),
+            ),
+            elsewhere=True,
+        ),
+        Verb(
+            "distributed",
+            "runs an ordinary training cell data-parallel on ranks; the notebook's own model is trained",
+            ("cell",),
+            (),
+            (
+                Flag(
+                    "num",
+                    "ranks to start where none run",
+                    "int",
+                    "N",
+                    "n",
+                    default="one a GPU, or one a core",
+                ),
+                Flag(
+                    "effective-batch",
+                    "samples of an update over all ranks",
+                    "int",
+                    "N",
+                    default="the cell's own batch on each rank",
+                ),
+            ),
+            (
+                ("%%deepseek distributed -n 4", "the loop below, on 4 ranks"),
+                ("%%deepseek distributed --effective-batch 256", "64 samples an update on each of 4"),
+            ),
+            elsewhere=True,
         ),
         Verb(
             "why",

@@ -11,6 +11,7 @@ from IPython.core.inputtransformer2 import cell_magic
 
 from deepseek_lab.base.errors import DeepseekError
 from deepseek_lab.notebook.cells import is_header
+from deepseek_lab.notebook.grammar import VERBS
 from deepseek_lab.notebook.parse import Command, parse, split
 
 _cell_magic: Callable[[list[str]], list[str]] = cell_magic
@@ -36,6 +37,13 @@ def _runs_nothing(header: str) -> bool:
     return command.has("help") or command.has("dry-run")
 
 
+def _runs_elsewhere(header: str) -> bool:
+    try:
+        return VERBS[command_of(header).verb].elsewhere
+    except DeepseekError:
+        return False
+
+
 class HeaderTransformer:
     """For ``shell.input_transformers_cleanup``: pure text to text, a cell without our header is untouched."""
 
@@ -47,21 +55,24 @@ class HeaderTransformer:
         """Replace the header by a call that opens the region."""
         for index, line in enumerate(lines):
             if line.startswith("%%"):
-                return lines[:index] + self._open(lines[index:]) if is_header(line) else lines
+                return lines[:index] + self._open(lines[index:], index) if is_header(line) else lines
             if line.strip() and not line.lstrip().startswith("#"):
                 break
         return lines
 
-    def _open(self, lines: list[str]) -> list[str]:
+    def _open(self, lines: list[str], above: int = 0) -> list[str]:
         header, rest = lines[0].rstrip(), lines[1:]
         call = f"get_ipython().run_line_magic('deepseek', {header!r})\n"
         if _runs_nothing(header):
             return [call]
+        if _runs_elsewhere(header):
+            # Empty lines for what stands above the body: errors name the lines of the cell.
+            return _cell_magic([f"{header}\n", *["\n"] * (above + 1), *rest])
         if not "".join(rest).strip():
             return _cell_magic([header + "\n"])
         for index, line in enumerate(rest):
             if is_header(line):
-                return [call, *rest[:index], *self._open(rest[index:])]
+                return [call, *rest[:index], *self._open(rest[index:], above + index + 1)]
             if line.startswith("%%"):
                 return [call, *rest[:index], *_cell_magic(rest[index:])]
             if line.strip():

@@ -50,6 +50,13 @@ class Host(Protocol):
     def prepare(self, body: str) -> tuple[str, Callable[[], Any]]:
         """Compile text as a cell: the file name of its code, and what runs it and gives its value."""
 
+    def python(self, body: str) -> str:
+        """A cell's text as Python that runs without the notebook, line by line.
+
+        Raises:
+            TargetError: it is a text that only the notebook understands.
+        """
+
 
 def say(text: str, *, error: bool = False) -> None:
     """Print for somebody at a terminal."""
@@ -143,6 +150,10 @@ class ScriptHost:
             TargetError: always.
         """
         raise TargetError("a statement needs a notebook", hint="python -m deepseek_lab profile SCRIPT.py")
+
+    def python(self, body: str) -> str:
+        """Text is Python in a script."""
+        return body
 
     def cells(self) -> list[tuple[int, str]]:
         """The script is the only cell."""

@@ -10,6 +10,7 @@ from IPython.core.magic import no_var_expand, output_can_be_silenced
 from deepseek_lab.base.errors import DeepseekError
 from deepseek_lab.notebook import verbs
 from deepseek_lab.notebook.grammar import VERBS
+from deepseek_lab.notebook.header import command_of
 from deepseek_lab.notebook.help import overview, verb_help
 from deepseek_lab.notebook.host import Host
 from deepseek_lab.notebook.parse import parse, split_line
@@ -57,6 +58,8 @@ class Magics:
         """
         __tracebackhide__ = True
         header = f"%%deepseek {text}"
+        if self._is_elsewhere(header):
+            return self._elsewhere(header, body)
         if (shown := self.line(header)) is not None:
             return shown
         error = True
@@ -66,6 +69,27 @@ class Magics:
         finally:
             self._regions.close(header, error=error)
         return value
+
+    @staticmethod
+    def _is_elsewhere(header: str) -> bool:
+        try:
+            return VERBS[command_of(header).verb].elsewhere
+        except DeepseekError:
+            return False
+
+    def _elsewhere(self, header: str, body: str) -> Shown | None:
+        """Have a verb run a cell in other processes."""
+        try:
+            command = command_of(header)
+            if command.has("help"):
+                return Shown(verb_help(command.verb))
+            made = plan(command, self._host.namespace)
+            if command.has("dry-run"):
+                return Shown(str(made))
+            verbs.run_elsewhere(made, self._regions.cell(), body, self._host)
+            return None
+        except DeepseekError as error:
+            raise present(error) from None
 
     def functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
         """Every magic by kind and name, each with the grammar's help as its docstring."""

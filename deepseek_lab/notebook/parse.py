@@ -148,6 +148,11 @@ def parse(words: Sequence[str], form: Form) -> Command:
             return Command("on", form, flags=(("help", True),))
         named = words[1:2] and not words[1].startswith("-")
         inner = parse(words[1:] if named else ["optimize", *words[1:]], "cell")
+        if VERBS[inner.verb].elsewhere:
+            raise UsageError(
+                f"{inner.verb} runs a cell in other processes, which is said above each cell",
+                hint=f"%%deepseek {inner.verb}",
+            )
         return Command("on", form, (inner.verb,), inner=inner)
     operands: list[str] = []
     flags: dict[str, Value] = {}

@@ -164,6 +164,10 @@ class Regions:
         while len(executions) > start:
             self._end_execution(executions.pop(), result is None or not result.success)
 
+    def cell(self) -> Cell:
+        """The cell that is being run on this thread."""
+        return self._cell(self._current())
+
     def close_all(self) -> None:
         """Close whatever is open on this thread: the extension is being unloaded."""
         while self._stack.executions:

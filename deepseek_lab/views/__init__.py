@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from deepseek_lab.views._overlays import Overlay
     from deepseek_lab.views._page import explorable, graph_frame
     from deepseek_lab.views._profile import profile_overlays, profile_text
+    from deepseek_lab.views._ranks import failure_text, ranks_html, ranks_text
     from deepseek_lab.views._run import run_bundle
     from deepseek_lab.views._save import save
     from deepseek_lab.views._scatter_view import ScatterView
@@ -57,6 +58,7 @@ _PLACES = {
     "devices_line": "_devices",
     "devices_text": "_devices",
     "explorable": "_page",
+    "failure_text": "_ranks",
     "graph_frame": "_page",
     "graph_svg": "_svg",
     "graph_text": "_text",
@@ -74,6 +76,8 @@ _PLACES = {
     "packed_timeline": "_timeline",
     "profile_overlays": "_profile",
     "profile_text": "_profile",
+    "ranks_html": "_ranks",
+    "ranks_text": "_ranks",
     "run_bundle": "_run",
     "save": "_save",
     "timeline_frame": "_timeline",
@@ -100,6 +104,7 @@ __all__ = [
     "devices_line",
     "devices_text",
     "explorable",
+    "failure_text",
     "graph_frame",
     "graph_svg",
     "graph_text",
@@ -117,6 +122,8 @@ __all__ = [
     "packed_timeline",
     "profile_overlays",
     "profile_text",
+    "ranks_html",
+    "ranks_text",
     "run_bundle",
     "save",
     "timeline_frame",

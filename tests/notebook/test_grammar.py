@@ -21,7 +21,8 @@ from deepseek_lab.notebook.plan import plan, resolve
 def test_each_verb_is_one_record_and_one_file(name: str) -> None:
     module = importlib.import_module(f"deepseek_lab.notebook.verbs.{name}")
     assert callable(module.run)
-    assert ("cell" in VERBS[name].forms) == hasattr(module, "region")
+    cell = "cell" in VERBS[name].forms
+    assert hasattr(module, "elsewhere" if VERBS[name].elsewhere else "region") == cell
 
 
 def test_each_file_is_a_verb() -> None:

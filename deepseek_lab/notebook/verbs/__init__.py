@@ -5,6 +5,9 @@
 ``region(plan, cell, host) -> Region``
     the cell form, for verbs that have one: called when the cell is about to run. Must not import torch.
 
+``elsewhere(plan, cell, body, host) -> Shown``
+    the cell form of verbs that run the cell in other processes: runs it, shows what comes of it, and returns that.
+
 ``--to``, ``--save``, ``--quiet`` and ``--dry-run`` of the line form are done by the caller. Errors that a user
 can mend are ``UsageError`` or ``TargetError``. A file is imported when its verb is first used.
 """
@@ -35,6 +38,8 @@ class VerbModule(Protocol):
 
     def region(self, plan: Plan, cell: Cell, host: Host) -> Region: ...
 
+    def elsewhere(self, plan: Plan, cell: Cell, body: str, host: Host) -> Shown: ...
+
 
 def load(name: str) -> VerbModule:
     """The module of a verb."""
@@ -54,6 +59,13 @@ def run(plan: Plan, host: Host) -> Shown | None:
     bind(plan.command, shown, host)
     save(plan.command, shown)
     return None if plan.command.has("quiet") else shown
+
+
+def run_elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> None:
+    """Run a cell in other processes; the verb itself shows what comes of it."""
+    shown = load(plan.command.verb).elsewhere(plan, cell, body, host)
+    bind(plan.command, shown, host)
+    save(plan.command, shown)
 
 
 def chosen_run(plan: Plan) -> Run:

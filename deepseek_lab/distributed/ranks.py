@@ -1,0 +1,516 @@
+"""Ranks as a notebook sees them: started, asked, watched, repaired, ended."""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepseek_lab.base.errors import DeepseekError, TargetError
+from deepseek_lab.base.ranks import RankAnswer, RankState, spans
+from deepseek_lab.distributed.channel import Message, listen
+from deepseek_lab.distributed.interrupts import HeldInterrupts
+from deepseek_lab.distributed.processes import RankProcess, remove_remains
+
+START_LIMIT_S = 120.0
+COLLECTIVE_LIMIT_S = 1800.0
+GRACE_S = 1.0
+"""Ranks whose peer has failed have so long to fail by themselves."""
+STUCK_S = 6.0
+"""A rank that is still in a collective so long after its connections were to be shut down is ended."""
+PATIENCE_S = 5.0
+"""A rank that waits in a collective for others who have ended their cell waits so long."""
+
+_current: list[Ranks] = []
+
+
+class RanksError(DeepseekError):
+    """Ranks did not start, or are not what was asked for."""
+
+
+class _Rank:
+    """One rank, over the processes that it has had."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.incarnation = 0
+        self.process: RankProcess | None = None
+        self.state = "starting"
+        self.why = ""
+        self.device = ""
+        self.doing: dict[str, Any] = {}
+        """The last word on where it is."""
+        self.last_line = ""
+        self.freed = True
+        """Whether it was ended for nothing else could end the collective that it was in."""
+        self._busy: list[tuple[float, float]] = []
+
+    def beat(self, doing: dict[str, Any]) -> None:
+        """It said where it is."""
+        self.doing = doing
+        now = time.monotonic()
+        self._busy = [part for part in self._busy if now - part[0] < 2.5] + [(now, doing["busy_s"])]
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it waits in a collective, and has computed nothing for about two seconds."""
+        (first_s, first), (last_s, last) = self._busy[0], self._busy[-1]
+        return (
+            bool(self.doing.get("waits"))
+            and last_s - first_s > 1.5
+            and last - first < 0.2 * (last_s - first_s)
+        )
+
+    @property
+    def identity(self) -> str:
+        return f"rank-{self.number}.{self.incarnation}"
+
+
+class Request:
+    """Something that ranks were asked for, and their answers."""
+
+    def __init__(self, number: int, ranks: Iterable[int]) -> None:
+        self.number = number
+        self.waits = set(ranks)
+        self.answers: dict[int, RankAnswer] = {}
+        self.payloads: dict[int, Sequence[Any]] = {}
+        self.unblocked_at_s: float | None = None
+        self.failed_at_s: float | None = None
+        self.ended_at_s: float | None = None
+        """When the first rank ended well."""
+        self.said: collections.deque[tuple[int, str, str]] = collections.deque()
+
+    def tell(self, listener: Callable[[int, str, str], None] | None) -> None:
+        """Hand on what was printed since the last time."""
+        while self.said:
+            part = self.said.popleft()
+            if listener is not None:
+                listener(*part)
+
+    def sort_out(self) -> None:
+        """Tell ranks that failed because another one did from those that failed by themselves."""
+        alone = [one for one in self.answers.values() if one.status in {"ok", "unblocked"} or one.peer_lost]
+        if len(alone) == len(self.answers) and not any(one.status == "ok" for one in alone):
+            return
+        for number, one in self.answers.items():
+            if one.status == "error" and one.peer_lost:
+                self.answers[number] = dataclasses.replace(one, status="unblocked", broken=True)
+
+
+class Ranks:
+    """A group of processes on this machine.
+
+    Args:
+        num_ranks: How many.
+        changed: Called in a thread when the state of a rank has changed.
+    """
+
+    def __init__(
+        self,
+        num_ranks: int,
+        *,
+        changed: Callable[[RankState], None] | None = None,
+    ) -> None:
+        if num_ranks < 1:
+            raise RanksError(f"{num_ranks} ranks cannot be started", hint="%deepseek ranks start -n 2")
+        self._changed_to = changed
+        self._ranks = [_Rank(number) for number in range(num_ranks)]
+        self._changed = threading.Condition()
+        self._requests: dict[int, Request] = {}
+        self._number = 0
+        self._epoch = 0
+        self._joined = False
+        self._stopping = False
+        parent = Path(tempfile.gettempdir())
+        remove_remains(parent)
+        self._folder = Path(tempfile.mkdtemp(prefix=f"deepseek_lab-ranks-{os.getpid()}-", dir=parent))
+        self._channel = listen("127.0.0.1", self._folder / "connection.json", self._heard)
+        self._owner = os.getpid()
+        atexit.register(self.stop)
+
+    # What a notebook asks for.
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    @property
+    def states(self) -> list[RankState]:
+        """The ranks as they are now."""
+        return [self._state(one) for one in self._ranks]
+
+    @property
+    def live(self) -> list[int]:
+        """Ranks that can be asked."""
+        return [one.number for one in self._ranks if one.state in {"ready", "busy"}]
+
+    def start(self, timeout_s: float = START_LIMIT_S) -> None:
+        """Start all processes and form the group; whatever was started ends if that fails or is interrupted.
+
+        Raises:
+            RanksError: a process ended, or the time was over.
+        """
+        with HeldInterrupts() as held:
+            try:
+                for one in self._ranks:
+                    self._spawn(one)
+                self._await_hello(self._ranks, timeout_s, held)
+                self._join()
+            except BaseException:
+                self.stop()
+                raise
+
+    def restart(self, numbers: Sequence[int] = ()) -> list[int]:
+        """Give dead ranks, or those named, a new process, and form the group anew; gives their numbers.
+
+        The names of the notebook's cells are gone on a rank that has a new process.
+        """
+        if unknown := [number for number in numbers if number not in range(len(self._ranks))]:
+            raise RanksError(f"there is no rank {unknown[0]}", hint="%deepseek ranks status")
+        wanted = [
+            one for one in self._ranks if one.number in numbers or (not numbers and one.state == "dead")
+        ]
+        with HeldInterrupts() as held:
+            for one in wanted:
+                if one.process is not None and one.process.alive:
+                    one.state = "restarting"
+                    one.process.kill()
+                    one.process.wait(5)
+                one.incarnation += 1
+                self._spawn(one)
+            try:
+                self._await_hello(wanted, START_LIMIT_S, held)
+            except BaseException:
+                for one in wanted:
+                    if one.state == "starting":
+                        self._kill(one.number)
+                raise
+            if len(self.live) == len(self._ranks):
+                self._join()
+        return [one.number for one in wanted]
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """End all processes and remove everything that was made for them."""
+        if self._stopping or os.getpid() != self._owner:
+            return
+        self._stopping = True
+        atexit.unregister(self.stop)
+        if self in _current:
+            _current.remove(self)
+        for one in self._ranks:
+            kind = "stop" if one.state == "ready" else "exit"
+            self._channel.send(Message(kind), one.identity.encode())
+        until = time.monotonic() + timeout_s
+        for one in self._ranks:
+            if one.process is not None and not one.process.wait(max(0.0, until - time.monotonic())):
+                one.process.kill()
+                one.process.wait(5)
+        self._channel.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for one in self._ranks:
+            one.state = "stopped"
+
+    def ask(
+        self,
+        kind: str,
+        fields: dict[str, Any] | None = None,
+        payload: Sequence[Any] = (),
+        *,
+        ranks: Sequence[int] | None = None,
+        said: Callable[[int, str, str], None] | None = None,
+    ) -> Request:
+        """Have ranks do something and wait for their answers; a failure of a rank is its answer.
+
+        ``said`` is called in this thread with rank, stream and text of what they print meanwhile.
+
+        The first interrupt is passed on to the ranks; the second one ends those that have not answered.
+
+        Raises:
+            RanksError: one of the ranks is not there.
+            KeyboardInterrupt: it was interrupted, and every rank has answered or was ended.
+        """
+        numbers = list(range(len(self._ranks))) if ranks is None else list(ranks)
+        self._require(numbers)
+        if not self._joined and kind != "join":
+            self._join()
+        self._number += 1
+        request = Request(self._number, numbers)
+        with self._changed:
+            self._requests[request.number] = request
+        with HeldInterrupts() as held:
+            for number in numbers:
+                one = self._ranks[number]
+                one.doing, one.last_line = {}, ""
+                self._set(one, "busy")
+                body = {"request": request.number, **(fields or {})}
+                if kind == "join":
+                    body["local_rank"] = number
+                self._send(number, Message(kind, body, payload))
+            passed_on = 0
+            while request.waits:
+                self._wait(request)
+                request.tell(said)
+                if held.count > passed_on:
+                    passed_on += 1
+                    if passed_on > 1 or kind != "join":  # a group is formed in no time, or not at all
+                        self._interrupt(request, kill=passed_on > 1)
+            request.tell(said)
+            with self._changed:
+                self._requests.pop(request.number, None)
+            request.sort_out()
+            if request.unblocked_at_s is not None or any(one.broken for one in request.answers.values()):
+                self._joined = False
+        if held.count:
+            raise KeyboardInterrupt
+        return request
+
+    # One request.
+
+    def _wait(self, request: Request) -> None:
+        with self._changed:
+            self._changed.wait(0.1)
+            waiting = [self._ranks[number] for number in request.waits]
+        now = time.monotonic()
+        if request.unblocked_at_s is not None:
+            if now - request.unblocked_at_s > STUCK_S:
+                for one in waiting:
+                    if one.stuck:
+                        one.freed = False
+                        self._kill(one.number)
+            return
+        failed = request.failed_at_s is not None and now - request.failed_at_s > GRACE_S
+        left = (
+            request.ended_at_s is not None
+            and now - request.ended_at_s > PATIENCE_S
+            and all(one.doing.get("waits") for one in waiting)
+        )
+        if failed or left:
+            request.unblocked_at_s = now
+            for one in waiting:
+                self._send(one.number, Message("unblock", {"request": request.number}))
+
+    def _interrupt(self, request: Request, *, kill: bool) -> None:
+        request.unblocked_at_s = request.unblocked_at_s or time.monotonic()
+        for number in list(request.waits):
+            if kill:
+                self._kill(number)
+            else:
+                self._send(number, Message("interrupt", {"request": request.number}))
+
+    def _kill(self, number: int) -> None:
+        process = self._ranks[number].process
+        if process is not None:
+            process.kill()
+
+    def _require(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if number not in range(len(self._ranks)):
+                raise RanksError(
+                    f"there is no rank {number}, the ranks are {spans(range(len(self._ranks)))}",
+                    hint="%deepseek ranks status",
+                )
+            one = self._ranks[number]
+            if one.state == "dead":
+                raise RanksError(f"rank {number} {one.why}", hint=f"%deepseek ranks restart {number}")
+            if one.state == "stopped":
+                raise RanksError("the ranks were stopped", hint=f"%deepseek ranks start -n {len(self)}")
+
+    # Starting.
+
+    def _spawn(self, one: _Rank) -> None:
+        one.state, one.why, one.doing, one.freed = "starting", "", {}, True
+        incarnation = one.incarnation
+        one.process = RankProcess(
+            self._folder,
+            one.number,
+            one.identity,
+            max(1, len(os.sched_getaffinity(0)) // len(self._ranks)),
+            lambda status: self._ended(one, incarnation, status),
+        )
+        self._joined = False
+
+    def _await_hello(self, ranks: Sequence[_Rank], timeout_s: float, held: HeldInterrupts) -> None:
+        until = time.monotonic() + timeout_s
+        while any(one.state == "starting" for one in ranks):
+            with self._changed:
+                self._changed.wait(0.1)
+            if held.count:
+                raise KeyboardInterrupt
+            if time.monotonic() > until:
+                late = spans(one.number for one in ranks if one.state == "starting")
+                raise RanksError(f"rank {late} did not start within {timeout_s:.0f} s")
+        for one in ranks:
+            if one.state == "dead":
+                words = one.process.last_words() if one.process is not None else ""
+                raise RanksError(f"rank {one.number} {one.why} while it started\n{words}".rstrip())
+
+    def _join(self) -> None:
+        """Form the group, of all ranks."""
+        self._require(range(len(self._ranks)))
+        self._epoch += 1
+        store = self._folder / f"group-{self._epoch}"
+        fields = {"size": len(self._ranks), "store": str(store), "limit_s": COLLECTIVE_LIMIT_S}
+        request = self.ask("join", fields)
+        for number, answer in request.answers.items():
+            if answer.status != "ok":
+                raise RanksError(f"rank {number} did not join the others: {answer.error} {answer.text}")
+            self._ranks[number].device = answer.device
+        self._joined = True
+
+    # What is heard, in threads.
+
+    def _heard(self, sender: bytes, message: Message) -> None:
+        one = next((one for one in self._ranks if one.identity.encode() == sender), None)
+        if one is None:
+            return
+        match message.kind:
+            case "hello":
+                self._set(one, "ready")
+            case "beat":
+                one.beat(message.fields)
+            case "said":
+                for stream, text in message.fields["parts"]:
+                    lines = text.strip().splitlines()
+                    one.last_line = lines[-1] if lines else one.last_line
+                    request = self._requests.get(message.fields["request"] or -1)
+                    if request is not None:
+                        request.said.append((one.number, stream, text))
+            case "done":
+                self._answered(one, message)
+
+    def _answered(self, one: _Rank, message: Message) -> None:
+        fields = message.fields
+        answer = RankAnswer(
+            rank=one.number,
+            status=fields["status"],
+            seconds=fields["seconds"],
+            value=fields.get("value", ""),
+            error=fields.get("error", ""),
+            text=fields.get("text", ""),
+            line=fields.get("line"),
+            device=fields.get("device", ""),
+            broken=fields["broken"],
+            details={
+                name: fields[name]
+                for name in ("modules", "checksum", "num_steps", "num_shared", "global_batches", "left")
+                if name in fields
+            },
+        )
+        self._take(one, fields["request"], answer, message.payload)
+        self._set(one, "ready")
+
+    def _take(self, one: _Rank, number: int, answer: RankAnswer, payload: Sequence[Any] = ()) -> None:
+        with self._changed:
+            request = self._requests.get(number)
+            if request is None or one.number not in request.waits:
+                return
+            if request.unblocked_at_s is not None and answer.peer_lost:
+                answer = dataclasses.replace(answer, status="unblocked")
+            request.answers[one.number] = answer
+            request.payloads[one.number] = payload
+            now = time.monotonic()
+            if answer.status == "ok":
+                request.ended_at_s = request.ended_at_s or now
+            elif request.failed_at_s is None:
+                request.failed_at_s = now
+            request.waits.discard(one.number)
+            self._changed.notify_all()
+
+    def _ended(self, one: _Rank, incarnation: int, status: int) -> None:
+        if one.incarnation != incarnation or self._stopping or one.state == "restarting":
+            return
+        one.why = _ending(status) if one.freed else "was ended, as nothing else ends the collective it was in"
+        self._joined = False
+        with self._changed:
+            waiting = [request for request in self._requests.values() if one.number in request.waits]
+        place = f", at line {one.doing['line']} in {one.doing['function']}" if "line" in one.doing else ""
+        said = f"\nlast line: {one.last_line}" if one.last_line else ""
+        words = one.process.last_words() if one.process is not None else ""
+        text = f"rank {one.number} {one.why}{place}{said}\n{words}".rstrip()
+        self._set(one, "dead")
+        for request in waiting:
+            answer = RankAnswer(
+                rank=one.number,
+                status="dead",
+                error=one.why,
+                text=text,
+                line=one.doing.get("line"),
+                broken=True,
+            )
+            self._take(one, request.number, answer)
+
+    def _send(self, number: int, message: Message) -> None:
+        self._channel.send(message, self._ranks[number].identity.encode())
+
+    def _set(self, one: _Rank, state: str) -> None:
+        with self._changed:
+            if one.state == "dead" and state in {"ready", "busy"} and one.process and not one.process.alive:
+                return
+            one.state = state
+            self._changed.notify_all()
+        if self._changed_to is not None:
+            self._changed_to(self._state(one))
+
+    def _state(self, one: _Rank) -> RankState:
+        return RankState(
+            rank=one.number,
+            state=one.state,
+            pid=one.process.pid if one.process is not None else 0,
+            device=one.device,
+            line=one.doing.get("line") if one.state == "busy" else None,
+            function=one.doing.get("function", "") if one.state == "busy" else "",
+            last_line=one.last_line,
+            why=one.why,
+        )
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"ended with exit status {status}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-status).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+    return f"was ended by signal {-status}"
+
+
+def start(num_ranks: int, **options: Any) -> Ranks:
+    """Start ranks; those that run already are not touched.
+
+    Raises:
+        RanksError: ranks run already, or these did not start.
+    """
+    if _current:
+        raise RanksError(
+            f"{len(_current[0])} ranks run already",
+            hint="%deepseek ranks stop, then start those that you want",
+        )
+    made = Ranks(num_ranks, **options)
+    _current.append(made)
+    made.start()
+    return made
+
+
+def current() -> Ranks | None:
+    """The ranks of this process, if there are any."""
+    return _current[0] if _current else None
+
+
+def needed() -> Ranks:
+    """The ranks of this process.
+
+    Raises:
+        TargetError: there are none.
+    """
+    if not _current:
+        raise TargetError("no ranks have been started", hint="%deepseek ranks start -n 2")
+    return _current[0]

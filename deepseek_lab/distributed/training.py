@@ -1,0 +1,107 @@
+"""An ordinary training cell, run data-parallel on ranks: what it needs is sent, what it has made comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+
+from deepseek_lab.base.errors import TargetError
+from deepseek_lab.base.ranks import RankAnswer
+from deepseek_lab.distributed.ranks import Ranks
+from deepseek_lab.distributed.travel import Luggage
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training cell did on the ranks."""
+
+    answers: dict[int, RankAnswer]
+    changed: tuple[str, ...] = ()
+    """Names of the notebook that were bound, or whose objects were written into."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a rank did not come to the end of the cell."""
+        return any(one.status != "ok" for one in self.answers.values())
+
+
+def train(
+    ranks: Ranks,
+    names: dict[str, Any],
+    source: str,
+    file: str,
+    *,
+    uses: Collection[str],
+    binds: Collection[str],
+    seed: int | None = None,
+    batch: int | None = None,
+    said: Callable[[int, str, str], None] | None = None,
+) -> Trained:
+    """Run a training cell on all ranks at once, each on its share of the data.
+
+    Gradients are averaged by ``DistributedDataParallel``; a loop over a ``DataLoader`` sees every n-th sample. When all
+    ranks have come to its end, what the cell changed is written into the notebook's own objects, as rank 0 has it;
+    when one has not, the notebook's objects are as they were.
+
+    Args:
+        ranks: Where to run.
+        names: The notebook's names.
+        source: The cell, as Python.
+        file: File name of its code.
+        uses: Names that the cell reads; those of the notebook are sent, with all that they need.
+        binds: Names that the cell binds or changes; they come back.
+        seed: Of the orders in which data is read, and with the rank of its random numbers; by default PyTorch's own.
+        batch: Samples of an update over all ranks; by default each rank takes the cell's own batch.
+        said: Called with rank, stream and text of what ranks print.
+
+    Raises:
+        TargetError: an object cannot be sent, or a batch cannot be shared evenly.
+        KeyboardInterrupt: it was interrupted; the notebook's objects are as they were.
+    """
+    if batch is not None and batch % len(ranks):
+        raise TargetError(
+            f"an effective batch of {batch} cannot be shared by {len(ranks)} ranks",
+            hint=f"--effective-batch {batch - batch % len(ranks) or len(ranks)}",
+        )
+    luggage = Luggage(names, sorted(name for name in uses if name in names))
+    request = ranks.ask(
+        "train",
+        {
+            "source": source,
+            "file": file,
+            "size": len(ranks),
+            "seed": torch.initial_seed() % 2**31 if seed is None else seed,
+            "batch": batch,
+            "back": sorted(binds),
+        },
+        luggage.pack(),
+        said=said,
+    )
+    answers = request.answers
+    if any(one.status != "ok" for one in answers.values()):
+        return Trained(answers)
+    changed = luggage.unpack(request.payloads[0])
+    return Trained(answers, tuple(changed), tuple(_notes(answers)))
+
+
+def _notes(answers: dict[int, RankAnswer]) -> list[str]:
+    notes: list[str] = []
+    first = answers[0].details
+    if not first["modules"]:
+        notes.append("no module was called with gradients, so each rank ran the cell by itself")
+    elif len({one.details["checksum"] for one in answers.values()}) > 1:
+        notes.append(
+            "the parameters are not the same on all ranks: the cell changes them by something that is not averaged; "
+            "those of rank 0 came back"
+        )
+    if first["modules"] and not first["num_shared"]:
+        notes.append(
+            "no DataLoader was looped over, so nothing was shared out: each rank trained on what the cell itself made"
+        )
+    for name, why in first["left"].items():
+        notes.append(f"{name} stayed on the ranks ({why})")
+    return notes

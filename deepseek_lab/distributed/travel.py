@@ -1,0 +1,355 @@
+"""Objects of a notebook on their way to its ranks and back.
+
+Functions and classes of the notebook travel by value (cloudpickle) and find their globals in the ``__main__`` of the
+other side. The values of tensors travel beside the pickle, each storage once, so that views and tied weights stay
+what they are. Objects that can change are labelled: what comes back is written into the notebook's own objects,
+whoever else refers to them.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import io
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from deepseek_lab.base.errors import TargetError
+
+_LABEL, _STORAGE = "label", "storage"
+
+
+class _Namespace:
+    """Stands for the names of the other side's ``__main__``."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Stranger, ()
+
+
+class _Stranger:
+    """Never made: the unpickler gives its own namespace in its place."""
+
+
+def _labelled(label: int, make: Callable[..., Any], *arguments: Any) -> Any:
+    raise RuntimeError("an unpickler of ours puts its own function here")
+
+
+@dataclasses.dataclass
+class Unpacked:
+    """What came, and who is who."""
+
+    value: Any
+    labelled: dict[int, Any]
+    """Objects by the label that they left with."""
+
+
+def _keeps_state(value: Any) -> bool:
+    """Whether an object is one that is labelled: it has attributes that may change, and is pickled in the usual way."""
+    if isinstance(value, Tensor):
+        return True
+    if isinstance(value, type | torch.Generator) or not hasattr(value, "__dict__"):
+        return False
+    data = (torch.utils.data.Dataset, torch.utils.data.DataLoader, torch.utils.data.Sampler)
+    return not isinstance(value, data) and type(value).__module__ not in {"builtins", "types"}
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Puts storages beside the pickle, and labels on what can change."""
+
+    def __init__(
+        self,
+        file: Any,
+        names: Mapping[str, Any],
+        known: Mapping[int, int],
+        label: Callable[[Any], int] | None,
+    ) -> None:
+        super().__init__(file)
+        self.globals_ref[id(names)] = _Namespace()
+        self._known, self._label = known, label
+        self._keep: list[Any] = []
+        self.storages: list[torch.UntypedStorage] = []
+        self._numbers: dict[int, int] = {}
+
+    def persistent_id(self, value: Any) -> Any:
+        if id(value) in self._known:
+            return _LABEL, self._known[id(value)]
+        if isinstance(value, torch.storage.TypedStorage):
+            untyped = value._untyped_storage
+            number = self._numbers.setdefault(untyped._cdata, len(self.storages))
+            if number == len(self.storages):
+                self.storages.append(untyped)
+            return _STORAGE, number, value.dtype, str(untyped.device)
+        return None
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, dict | _Namespace):
+            return NotImplemented
+        reduced = super().reducer_override(value)
+        if reduced is not NotImplemented or self._label is None or not _keeps_state(value):
+            return reduced
+        plain = _plain_reduce(value)
+        if plain is None:
+            return NotImplemented
+        make, arguments, *rest = plain
+        self._keep.append(value)
+        return (_labelled, (self._label(value), make, *arguments), *rest)
+
+
+def _plain_reduce(value: Any) -> tuple[Any, ...] | None:
+    """How an object is pickled, where that is by making it and then giving it its state."""
+    if type(value) in copyreg.dispatch_table:
+        return None
+    reduced = value.__reduce_ex__(2)
+    if not isinstance(reduced, tuple):
+        return None
+    if not isinstance(value, Tensor) and reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        return None
+    return reduced
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self, file: Any, storages: list[Any], names: dict[str, Any], own: Mapping[int, Any], device: str
+    ) -> None:
+        super().__init__(file)
+        self._storages, self._names, self._own, self._device = storages, names, own, device
+        self.labelled: dict[int, Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == __name__ and name == "_Stranger":
+            return lambda: self._names
+        if module == __name__ and name == "_labelled":
+            return self._register
+        return super().find_class(module, name)
+
+    def _register(self, label: int, make: Callable[..., Any], *arguments: Any) -> Any:
+        made = self.labelled[label] = make(*arguments)
+        return made
+
+    def persistent_load(self, what: Any) -> Any:
+        if what[0] == _LABEL:
+            return self._own[what[1]]
+        _, number, dtype, device = what
+        storage = self._storages[number]
+        if device.startswith("cuda") and self._device.startswith("cuda"):
+            storage = self._storages[number] = storage.to(device=self._device)
+        return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def pack(
+    value: Any,
+    names: Mapping[str, Any],
+    *,
+    known: Mapping[int, int] | None = None,
+    label: Callable[[Any], int] | None = None,
+) -> list[Any]:
+    """Byte strings that :func:`unpack` makes the same value of, in another process.
+
+    Args:
+        value: Anything that can be pickled, by value where the notebook defined it.
+        names: The ``__main__`` whose functions are to find their globals in that of the other side.
+        known: Labels by ``id`` of objects that the other side has: they are referred to.
+        label: Gives a label to an object that can change, and keeps the object.
+
+    Raises:
+        Exception: whatever the object's own pickling raises.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file, names, known or {}, label)
+    pickler.dump(value)
+    return [file.getvalue(), *(_bytes(storage) for storage in pickler.storages)]
+
+
+def _bytes(storage: torch.UntypedStorage) -> Any:
+    host = storage if storage.device.type == "cpu" else storage.cpu()
+    if not host.nbytes():
+        return b""
+    values: Any = torch.tensor([], dtype=torch.uint8).set_(host).numpy()
+    return memoryview(values)
+
+
+def unpack(
+    payload: Sequence[Any],
+    names: dict[str, Any],
+    *,
+    own: Mapping[int, Any] | None = None,
+    device: str = "cpu",
+) -> Unpacked:
+    """What :func:`pack` made, again; only for bytes of somebody who has proven the key of the connection.
+
+    Args:
+        payload: What :func:`pack` gave.
+        names: The ``__main__`` in which functions are to find their globals.
+        own: Objects by label, that the value may refer to.
+        device: Where tensors go that were on a GPU.
+    """
+    storages = [
+        torch.frombuffer(bytearray(one), dtype=torch.uint8).untyped_storage()
+        if len(one)
+        else torch.UntypedStorage(0)
+        for one in payload[1:]
+    ]
+    unpickler = _Unpickler(io.BytesIO(bytes(payload[0])), storages, names, own or {}, device)
+    value = unpickler.load()
+    return Unpacked(value, unpickler.labelled)
+
+
+class Luggage:
+    """Names of a notebook that were sent, and how what has become of them comes back."""
+
+    def __init__(self, names: dict[str, Any], wanted: Sequence[str]) -> None:
+        self._names = names
+        self._sent = {name: names[name] for name in wanted}
+        self._objects: list[Any] = []
+
+    def pack(self) -> list[Any]:
+        """For the ranks.
+
+        Raises:
+            TargetError: one of them cannot travel; its name is in the message.
+        """
+        try:
+            return pack(self._sent, self._names, label=self._label)
+        except Exception as error:
+            for name, value in self._sent.items():
+                try:
+                    pack(value, self._names)
+                except Exception as why:
+                    raise TargetError(
+                        f"{name}, which the cell uses, is a {type(value).__name__} that cannot be sent to the ranks "
+                        f"({type(why).__name__}: {why})",
+                        hint=f"make {name} in the cell itself",
+                    ) from None
+            raise TargetError(f"what the cell uses cannot be sent to the ranks ({error})") from None
+
+    def _label(self, value: Any) -> int:
+        self._objects.append(value)
+        return len(self._objects) - 1
+
+    def unpack(self, payload: Sequence[Any]) -> list[str]:
+        """Write what came back into the notebook: into its own objects, and names for what is new.
+
+        Returns:
+            The names that were bound or whose objects have changed.
+        """
+        came = unpack(payload, self._names, own=dict(enumerate(self._objects))).value
+        with torch.no_grad():
+            for label, values in came["tensors"].items():
+                _write_tensor(self._objects[label], values)
+        for label, state in came["states"].items():
+            _write_state(self._objects[label], state)
+        for name, value in came["names"].items():
+            self._bind(name, value)
+        return sorted(came["names"])
+
+    def _bind(self, name: str, value: Any) -> None:
+        old = self._sent.get(name)
+        if type(old) is type(value) and old is self._names.get(name):
+            if isinstance(old, list) and isinstance(value, list):
+                old[:] = value
+                return
+            if isinstance(old, dict | set) and isinstance(value, dict | set):
+                old.clear()
+                old.update(value)
+                return
+        self._names[name] = value
+
+
+def _write_tensor(own: Tensor, values: Tensor) -> None:
+    if own.shape == values.shape and own.dtype == values.dtype:
+        own.copy_(values)
+    else:
+        own.data = values.to(own.device)
+
+
+def _write_state(own: Any, state: Any) -> None:
+    if hasattr(own, "__setstate__"):
+        own.__setstate__(state)
+    elif isinstance(state, dict):
+        own.__dict__.update(state)
+
+
+def _count_steps(optimizer: torch.optim.Optimizer) -> None:
+    """What a scheduler does to its optimizer when it is made, and what no pickle carries: its steps are seen."""
+    plain = type(optimizer).step
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        return plain(optimizer, *arguments, **options)
+
+    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    optimizer.step = step  # type: ignore[method-assign]
+
+
+class Returning:
+    """The rank's side of :class:`Luggage`."""
+
+    def __init__(self, payload: Sequence[Any], names: dict[str, Any], device: str) -> None:
+        self._names = names
+        unpacked = unpack(payload, names, device=device)
+        self._labelled = unpacked.labelled
+        self._versions = {
+            label: one._version for label, one in self._labelled.items() if isinstance(one, Tensor)
+        }
+        names |= unpacked.value
+        for one in self._labelled.values():
+            if isinstance(one, LRScheduler):
+                _count_steps(one.optimizer)
+
+    def pack(self, wanted: Sequence[str]) -> tuple[list[Any], dict[str, str]]:
+        """For the notebook: what the names stand for now, and the state of everything that came from there.
+
+        Returns:
+            The bytes, and why names could not be sent.
+        """
+        known = {id(one): label for label, one in self._labelled.items()}
+        tensors = {
+            label: one.detach()
+            for label, one in self._labelled.items()
+            if isinstance(one, Tensor) and self._changed(label, one)
+        }
+        states: dict[int, Any] = {}
+        for label, one in self._labelled.items():
+            if not isinstance(one, Tensor):
+                reduced = one.__reduce_ex__(2)
+                if len(reduced) > 2 and reduced[2] is not None:
+                    states[label] = reduced[2]
+        values = {name: self._names[name] for name in wanted if name in self._names}
+        try:
+            return pack({"tensors": tensors, "states": states, "names": values}, self._names, known=known), {}
+        except Exception:
+            left = self._left(values, known)
+        values = {name: value for name, value in values.items() if name not in left}
+        return pack({"tensors": tensors, "states": states, "names": values}, self._names, known=known), left
+
+    def _left(self, values: Mapping[str, Any], known: Mapping[int, int]) -> dict[str, str]:
+        """Why some of the values cannot be sent, by name."""
+        left: dict[str, str] = {}
+        for name, value in values.items():
+            try:
+                pack(value, self._names, known=known)
+            except Exception as error:
+                left[name] = f"{type(error).__name__}: {error}"
+        return left
+
+    def _changed(self, label: int, one: Tensor) -> bool:
+        if isinstance(one, torch.nn.Parameter) or one._version != self._versions[label]:
+            return True
+        return label in self._buffers()
+
+    def _buffers(self) -> set[int]:
+        if not hasattr(self, "_buffer_labels"):
+            buffers = {
+                id(buffer)
+                for one in self._labelled.values()
+                if isinstance(one, torch.nn.Module)
+                for buffer in one.buffers(recurse=False)
+            }
+            self._buffer_labels = {label for label, one in self._labelled.items() if id(one) in buffers}
+        return self._buffer_labels

@@ -1,0 +1,91 @@
+"""Cells on a rank: run with the names of its ``__main__``, errors told without a frame of ours."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import traceback
+from types import FrameType
+from typing import Any
+
+_MOST_TEXT = 10_000
+
+
+class CellFailed(Exception):
+    """A cell raised; ``name`` and ``text`` tell it as Python would."""
+
+    def __init__(self, error: BaseException, file: str) -> None:
+        super().__init__(str(error))
+        self.name = type(error).__name__
+        self.text = describe(error, file)
+        self.line = _line_of(error, file)
+
+
+def run_cell(source: str, file: str, names: dict[str, Any]) -> Any:
+    """Run a cell's text and give the value of its last expression, if it ends in one that is shown.
+
+    Raises:
+        CellFailed: it raised.
+        KeyboardInterrupt: it was interrupted.
+    """
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    try:
+        tree = ast.parse(source, file)
+        last = tree.body[-1] if tree.body else None
+        if not isinstance(last, ast.Expr) or source.rstrip().endswith(";"):
+            exec(compile(tree, file, "exec"), names)
+            return None
+        del tree.body[-1]
+        exec(compile(tree, file, "exec"), names)
+        return eval(compile(ast.Expression(last.value), file, "eval"), names)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise CellFailed(error, file) from error
+
+
+def value_text(value: Any) -> str:
+    """How a value is shown; empty for None."""
+    if value is None:
+        return ""
+    try:
+        text = repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__}, whose repr raised {type(error).__name__}: {error}>"
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}... ({len(text):,} characters)"
+
+
+def describe(error: BaseException, file: str) -> str:
+    """A traceback that begins in the cell."""
+    told = traceback.TracebackException.from_exception(error)
+    seen: set[int] = set()
+    one: traceback.TracebackException | None = told
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        first = next((index for index, frame in enumerate(one.stack) if frame.filename == file), None)
+        if first is not None:
+            del one.stack[:first]
+        elif isinstance(error, SyntaxError):
+            one.stack.clear()
+        one = one.__cause__ or one.__context__
+    return "".join(told.format()).rstrip()
+
+
+def _line_of(error: BaseException, file: str) -> int | None:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return lines[-1] if lines else None
+
+
+def place(frame: FrameType | None, file: str) -> dict[str, Any]:
+    """Where a thread is: the line of the cell, and the function that is innermost."""
+    where: dict[str, Any] = {}
+    while frame is not None:
+        code = frame.f_code
+        if "function" not in where:
+            where["function"] = code.co_name
+            where["waits"] = "torch/distributed" in code.co_filename or code.co_name == "_engine_run_backward"
+        if code.co_filename == file:
+            where["line"] = frame.f_lineno
+            break
+        frame = frame.f_back
+    return where

@@ -1,0 +1,94 @@
+"""Modules of a cell made data-parallel while it runs: the modules stay the user's own, DDP works around their calls.
+
+The outermost call of any module with trainable parameters prepares its reducer, as the call of
+``DistributedDataParallel(module)`` would; gradients are averaged during the backward pass, and the module keeps its
+class, names and methods.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from deepseek_lab.base.errors import TargetError
+
+
+class Replicas:
+    """Data-parallel as long as it is open."""
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+        """Updates by all optimizers."""
+        self._wrapped: dict[int, DistributedDataParallel] = {}
+        self._owners: dict[int, int] = {}
+        """Parameter to the module that it was wrapped with."""
+        self._depth = threading.local()
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Replicas:
+        self._handles = [
+            module_hooks.register_module_forward_pre_hook(self._before),
+            module_hooks.register_module_forward_hook(self._after, always_call=True),
+            register_optimizer_step_post_hook(self._stepped),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._wrapped.clear()
+        gc.collect()  # a reducer's hooks on parameters end with it
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """What was made data-parallel."""
+        return [one.module for one in dict.fromkeys(self._wrapped.values())]
+
+    def _stepped(self, *_: object) -> None:
+        self.num_steps += 1
+
+    def _before(self, module: nn.Module, arguments: Any) -> None:
+        depth = getattr(self._depth, "value", 0)
+        self._depth.value = depth + 1
+        if depth or not torch.is_grad_enabled():
+            return
+        replica = self._replica(module)
+        if replica is not None:
+            replica._pre_forward(*arguments)
+
+    def _after(self, module: nn.Module, arguments: Any, output: Any) -> Any:
+        self._depth.value = getattr(self._depth, "value", 1) - 1
+        if self._depth.value or output is None or not torch.is_grad_enabled():
+            return None
+        replica = self._wrapped.get(id(module))
+        return None if replica is None else replica._post_forward(output)
+
+    def _replica(self, module: nn.Module) -> DistributedDataParallel | None:
+        if isinstance(module, DistributedDataParallel):
+            return None  # the user's own
+        if id(module) in self._wrapped:
+            return self._wrapped[id(module)]
+        trained = [one for one in module.parameters() if one.requires_grad]
+        if not trained:
+            return None
+        owners = {self._owners.get(id(one)) for one in trained}
+        if owners == {None}:
+            made = DistributedDataParallel(module, find_unused_parameters=True)
+            self._owners |= {id(one): id(module) for one in trained}
+        elif len(owners) == 1:
+            made = self._wrapped[owners.pop() or 0]  # a part of what is wrapped already
+        else:
+            raise TargetError(
+                f"{type(module).__name__} is called as a whole after a part of it was called by itself, so that its "
+                "gradients would be averaged twice",
+                hint="call the part inside of the module's forward, or under torch.no_grad()",
+            )
+        self._wrapped[id(module)] = made
+        return made

@@ -1,0 +1,204 @@
+"""One rank: a main thread that does what the notebook asks for, and a thread that listens meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import queue
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import types
+from types import FrameType
+from typing import Any
+
+from deepseek_lab.distributed.channel import Connection, Message, connect
+from deepseek_lab.distributed.worker import cells
+from deepseek_lab.distributed.worker.group import Group
+from deepseek_lab.distributed.worker.output import Output
+
+_BEAT_S, _LOOK_S = 0.5, 0.1
+"""Where it is, is said so often, and where it has moved."""
+_PARENT_S = 0.5
+
+
+class Worker:
+    """A rank.
+
+    Args:
+        connection: Of the notebook.
+        rank: Number of this rank.
+        identity: What the notebook calls this process.
+        parent: Process whose end is the end of this one; 0 where it runs on another machine.
+    """
+
+    def __init__(self, connection: Connection, rank: int, identity: bytes, parent: int) -> None:
+        self.rank, self._parent = rank, parent
+        self.group = Group()
+        self._output = Output()
+        self._todo: queue.Queue[Message] = queue.Queue()
+        self._request: int | None = None
+        """What is being done now."""
+        self._file = ""
+        self._interruptible = False
+        self._interrupted: int | None = None
+        """The request that is to be interrupted."""
+        self._beat_at_s = self._looked_at_s = self._parent_at_s = 0.0
+        self._place: dict[str, Any] = {}
+        self._main_thread = threading.main_thread()
+        self._folder = os.environ.get("DEEPSEEK_LAB_RANKS")
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        self.names: dict[str, Any] = vars(module)
+        self._channel = connect(connection, identity, self._heard, tick=self._tick)
+
+    def serve(self) -> None:
+        """Do what is asked for until the notebook says that it is enough, or ends."""
+        faulthandler.enable()  # to the log, which is what a rank says last
+        faulthandler.register(signal.SIGUSR1)
+        signal.signal(signal.SIGINT, self._on_signal)
+        sys.stdout, sys.stderr = self._output.stdout, self._output.stderr
+        self._channel.open()
+        self._channel.send(
+            Message("hello", {"rank": self.rank, "pid": os.getpid(), "host": socket.gethostname()})
+        )
+        with contextlib.suppress(ImportError):
+            import torch.distributed
+        while True:
+            message = self._todo.get()
+            if message.kind == "stop":
+                break
+            self._do(message)
+            if message.kind == "join" and self._todo.empty():
+                with contextlib.suppress(ImportError):
+                    import torch._dynamo  # noqa: F401 - DistributedDataParallel asks for it, a second and a half
+        self.group.leave()
+        self._flush()
+        self._channel.close()
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        os._exit(0)  # threads that user code left behind do not hold the process
+
+    # The main thread.
+
+    def _do(self, message: Message) -> None:
+        request = message.fields["request"]
+        self._file = message.fields.get("file", "")
+        began_s = time.perf_counter()
+        fields: dict[str, Any] = {"status": "ok"}
+        payload: list[Any] = []
+        try:
+            try:
+                self._request = request
+                self._interruptible = True
+                if self._interrupted == request:  # before it began
+                    raise KeyboardInterrupt
+                answer, payload = getattr(self, f"_do_{message.kind}")(message)
+                self._interruptible = False
+                fields |= answer
+            finally:
+                self._interruptible = False
+        except KeyboardInterrupt:  # raised once a request at most
+            fields |= {"status": "interrupted"}
+        except cells.CellFailed as failed:
+            fields |= {"status": "error", "error": failed.name, "text": failed.text, "line": failed.line}
+        except BaseException as error:
+            text = cells.describe(error, self._file)
+            fields |= {"status": "error", "error": type(error).__name__, "text": text, "line": None}
+        self._request = None
+        if self._interrupted == request and fields["status"] == "error":
+            fields["status"] = "interrupted"  # what gloo raised came first
+        fields |= {"seconds": time.perf_counter() - began_s, "broken": self.group.broken}
+        self._flush(request)
+        self._channel.send(Message("done", {"request": request, **fields}, payload))
+
+    def _do_join(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
+        wanted = message.fields
+        size, local_rank = wanted["size"], wanted["local_rank"]
+        os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank))
+        device = self.group.join(
+            rank=self.rank, size=size, store=wanted["store"], limit_s=wanted["limit_s"], local_rank=local_rank
+        )
+        for name, value in {"rank": self.rank, "world_size": size, "device": device}.items():
+            self.names.setdefault(name, value)
+        self.names |= {"rank": self.rank, "world_size": size}
+        return {"device": device}, []
+
+    def _do_run(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
+        from deepseek_lab.distributed import travel
+
+        if message.payload:
+            self.names |= travel.unpack(message.payload, self.names).value
+        value = cells.run_cell(message.fields["source"], self._file, self.names)
+        gathered: list[Any] = []
+        if wanted := message.fields.get("gather"):
+            missing = [name for name in wanted if name not in self.names]
+            if missing:
+                raise NameError(f"there is no {missing[0]!r} on rank {self.rank}")
+            gathered = travel.pack({name: self.names[name] for name in wanted}, self.names)
+        return {"value": cells.value_text(value)}, gathered
+
+    def _do_train(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
+        from deepseek_lab.distributed.worker.training import train
+
+        return train(self.rank, message, self.names)
+
+    # The thread that listens.
+
+    def _heard(self, _: bytes, message: Message) -> None:
+        match message.kind:
+            case "interrupt":
+                self._interrupted = message.fields["request"]
+                self.group.unblock()
+                if self._main_thread.ident is not None:
+                    signal.pthread_kill(self._main_thread.ident, signal.SIGINT)
+            case "unblock":
+                if self._request == message.fields["request"]:
+                    self.group.unblock()
+            case "exit":
+                os._exit(0)
+            case _:
+                self._todo.put(message)
+
+    def _tick(self) -> None:
+        self._flush(self._request)
+        self.group.tick()
+        now = time.monotonic()
+        if now - self._parent_at_s > _PARENT_S:
+            self._parent_at_s = now
+            if self._parent and os.getppid() != self._parent:
+                self._abandon()
+        if now - self._looked_at_s > _LOOK_S:
+            self._looked_at_s = now
+            self._beat(now)
+
+    def _abandon(self) -> None:
+        """The notebook's process has ended, and with it whatever could remove its folder."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(0)
+
+    def _beat(self, now: float) -> None:
+        request = self._request
+        frame: FrameType | None = None
+        if self._main_thread.ident is not None and request is not None:
+            frame = sys._current_frames().get(self._main_thread.ident)
+        place = {"request": request, **cells.place(frame, self._file)}
+        del frame
+        if place != self._place or now - self._beat_at_s > _BEAT_S:
+            self._place, self._beat_at_s = place, now
+            self._channel.send(Message("beat", {"busy_s": time.process_time(), **place}))
+
+    def _flush(self, request: int | None = None) -> None:
+        parts = self._output.take()
+        if parts:
+            self._channel.send(Message("said", {"request": request, "parts": parts}))
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt what was asked to be, once; what the signal finds at any other moment goes on."""
+        if self._interruptible and self._request is not None and self._interrupted == self._request:
+            self._interruptible = False
+            raise KeyboardInterrupt

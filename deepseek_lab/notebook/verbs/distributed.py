@@ -1,0 +1,70 @@
+"""``distributed``: an ordinary training cell on all ranks."""
+
+from __future__ import annotations
+
+import time
+
+from deepseek_lab.base.errors import UsageError
+from deepseek_lab.notebook import cells
+from deepseek_lab.notebook.host import Cell, Host
+from deepseek_lab.notebook.on_ranks import OnRanks, failed, name_of
+from deepseek_lab.notebook.plan import Plan
+from deepseek_lab.notebook.show import Shown
+from deepseek_lab.notebook.verbs.ranks import need, start, vars_of
+
+
+def run(plan: Plan, host: Host) -> Shown:
+    """There is no line form.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError("distributed stands above a cell", hint="%%deepseek distributed")
+
+
+def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
+    """Train on all ranks; those that run, or new ones."""
+    command = plan.command
+    need()
+    from deepseek_lab.distributed import ranks, training
+
+    num = command.number("num")
+    running = ranks.current()
+    if running is not None and num is not None and len(running) != num:
+        raise UsageError(
+            f"{len(running)} ranks run already", hint="%deepseek ranks stop, or leave out the number"
+        )
+    source = host.python(body)
+    running = running or start(command)
+    seen = cells.names(source)
+    seed, batch = command.number("seed"), command.number("effective-batch")
+    shown = OnRanks(command, host, plain=0)
+    began_s = time.perf_counter()
+    trained = training.train(
+        running,
+        vars_of(host),
+        source,
+        cell.name,
+        uses=seen.loads | seen.changes,
+        binds=seen.binds | seen.changes,
+        seed=None if seed is None else int(seed),
+        batch=None if batch is None else int(batch),
+        said=shown.said,
+    )
+    if trained.failed:
+        shown.end(trained.answers)
+        raise failed(trained.answers, cell.name, name_of(cell))
+    first = trained.answers[0].details
+    sizes = " or ".join(str(size) for size in first["global_batches"])
+    words = [
+        f"distributed  {len(running)} ranks",
+        f"{first['num_steps']:,} updates" if first["num_steps"] else "",
+        f"batch {sizes}" if sizes else "",
+        f"{time.perf_counter() - began_s:.1f} s",
+        f"back in the notebook: {_listed(trained.changed)}" if trained.changed else "",
+    ]
+    return shown.end(trained.answers, head="  ".join(filter(None, words)), notes=trained.notes)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

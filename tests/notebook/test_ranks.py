@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from kernel import Kernel
+
+DEFINE = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(8, 16); self.g = nn.Linear(16, 2)
+    def forward(self, x): return self.g(act(self.f(x)))
+act = lambda x: torch.relu(x) * SCALE
+SCALE = 1.0
+torch.manual_seed(0)
+model = Net(); opt = torch.optim.AdamW(model.parameters(), lr=1e-2)
+data = torch.utils.data.TensorDataset(torch.randn(120, 8), torch.randint(2, (120,)))
+loader = torch.utils.data.DataLoader(data, batch_size=10, shuffle=True)
+losses = []
+weight, start = model.f.weight, model.f.weight.detach().clone()
+"""
+TRAIN = """for x, y in loader:
+    loss = nn.functional.cross_entropy(model(x), y)
+    opt.zero_grad(); loss.backward(); opt.step()
+    losses.append(loss.item())
+print("epoch", len(losses))
+"""
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Kernel]:
+    """A kernel with two ranks."""
+    kernel = Kernel()
+    kernel.ok(f"%load_ext deepseek_lab\n{DEFINE}")
+    kernel.ok("%deepseek ranks start -n 2", timeout_s=120)
+    yield kernel
+    kernel.stop()
+
+
+def last(outcome: object) -> dict[str, str]:
+    """The last form of what a cell showed."""
+    updates, displays = outcome.updates, outcome.displays  # type: ignore[attr-defined]
+    return dict((updates or displays)[-1])
+
+
+class TestCells:
+    def test_ranks_that_say_the_same_stand_together(self, ranks: Kernel) -> None:
+        outcome = ranks.ok("%%deepseek ranks\nprint('same')\nif rank: print('more')\nrank * 10")
+        shown = last(outcome)
+        assert shown["text/plain"].splitlines() == ["[0] same", "[1] same", "[1] more", "[0] 0", "[1] 10"]
+        assert "<details open><summary>rank 0 (1 line)</summary>" in shown["text/html"]
+        assert outcome.result is None
+        shown = last(ranks.ok("%%deepseek ranks\nprint('<b>hi')\nworld_size"))
+        assert shown["text/plain"].splitlines() == [
+            "[0-1] &lt;b&gt;hi".replace("&lt;b&gt;", "<b>"),
+            "[0-1] 2",
+        ]
+        assert "&lt;b&gt;hi" in shown["text/html"]
+        assert "<b>hi" not in shown["text/html"]
+
+    def test_names_go_and_come(self, ranks: Kernel) -> None:
+        ranks.ok("factor = 3\ndef f(x): return x * factor")
+        ranks.ok("%%deepseek ranks --push f --gather out,rank -q\nout = f(rank + 1)")
+        assert ranks.value("out, rank") == "([3, 6], [0, 1])"
+
+    def test_output_comes_while_the_cell_runs(self, ranks: Kernel) -> None:
+        outcome = ranks.ok(
+            "%%deepseek ranks [0]\nimport time\nfor i in range(5):\n    print('step', i)\n    time.sleep(0.3)"
+        )
+        assert len(outcome.updates) >= 2
+        assert "step 4" not in outcome.displays[0]["text/plain"]
+        assert "step 4" in last(outcome)["text/plain"]
+
+    def test_an_error_names_ranks_and_lines_of_the_cell(self, ranks: Kernel) -> None:
+        outcome = ranks.run(
+            "# a comment\n%%deepseek ranks\nimport torch.distributed as dist\nif rank == 1:\n    [][3]\ndist.barrier()"
+        )
+        assert (outcome.status, outcome.ename) == ("error", "RanksFailed")
+        assert "IndexError on rank 1\nTraceback (most recent call last):\n  Cell In[" in outcome.traceback
+        assert "line 5, in <module>\n    [][3]" in outcome.traceback
+        assert "rank 0 waited for rank 1 at line 6" in outcome.traceback
+        assert "deepseek_lab/" not in outcome.traceback
+
+    @pytest.mark.parametrize(
+        ("cell", "message"),
+        [
+            ("%%deepseek ranks\n%time 1", "line 2 is a magic"),
+            ("%%deepseek ranks\nimport asyncio\nawait asyncio.sleep(0)", "line 3 awaits at the top level"),
+            ("%%deepseek ranks [7]\n1", "there is no rank 7, the ranks are 0-1"),
+            ("%%deepseek ranks all\n1", "'all' names no ranks"),
+            ("%%deepseek ranks --push nothing\n1", "there is no 'nothing' in the notebook"),
+            ("%deepseek ranks start -n 4", "2 ranks run already"),
+            ("%deepseek ranks strat", "%deepseek ranks start"),
+            ("%%deepseek distributed -n 5\n1", "2 ranks run already"),
+            ("%deepseek on ranks", "%%deepseek ranks"),
+        ],
+    )
+    def test_what_cannot_be_is_said(self, ranks: Kernel, cell: str, message: str) -> None:
+        outcome = ranks.run(cell)
+        assert outcome.status == "error"
+        assert message in outcome.traceback
+        assert "File " not in outcome.traceback
+
+    def test_a_syntax_error_is_one_of_the_cell(self, ranks: Kernel) -> None:
+        outcome = ranks.run("%%deepseek ranks\nx = = 1")
+        assert outcome.ename == "SyntaxError"
+
+    def test_help_and_dry_run_do_nothing(self, ranks: Kernel) -> None:
+        assert "--gather" in str(ranks.ok("%%deepseek ranks --help\nundefined").result)
+        assert "dry run" in str(ranks.ok("%%deepseek distributed --dry-run\nundefined").result)
+
+    def test_status_says_who_does_what(self, ranks: Kernel) -> None:
+        text = str(ranks.ok("%deepseek ranks status").result)
+        assert text.splitlines()[2].split()[:2] == ["0", "ready"]
+
+    def test_an_interrupt_ends_the_cell(self, ranks: Kernel) -> None:
+        def interrupt() -> None:
+            time.sleep(0.5)
+            ranks.manager.interrupt_kernel()
+
+        outcome = ranks.run(
+            "print('go', flush=True)\nget_ipython().run_cell_magic('deepseek', 'ranks', "
+            "'import torch.distributed as dist\\nif rank: dist.barrier()\\nelse:\\n    while True: pass')",
+            during=interrupt,
+        )
+        assert outcome.ename == "KeyboardInterrupt"
+        assert "[0-1] 2" in last(ranks.ok("%%deepseek ranks\nworld_size"))["text/plain"]
+
+
+class TestTraining:
+    def test_a_training_cell_trains_the_notebooks_own_model(self, ranks: Kernel, tmp_path: Path) -> None:
+        saved = tmp_path / "trained.json"
+        outcome = ranks.ok(f"%%deepseek distributed --to t --save {saved}\n{TRAIN}")
+        assert outcome.stdout == "epoch 6\n"
+        head, *rest = last(outcome)["text/plain"].splitlines()
+        assert head.startswith("distributed  2 ranks  6 updates  batch 20  ")
+        assert "losses" in head
+        assert rest == ["[1] epoch 6"]
+        assert (
+            ranks.value("len(losses), weight is model.f.weight, bool((start != weight).any())")
+            == "(6, True, True)"
+        )
+        assert ranks.value("opt.state[weight]['step'].item()") == "6.0"
+        record = json.loads(saved.read_text())
+        assert [one["status"] for one in record["ranks"]] == ["ok", "ok"]
+        assert record["ranks"][0]["checksum"] == record["ranks"][1]["checksum"]
+
+    def test_an_error_in_it_leaves_everything_as_it_was(self, ranks: Kernel) -> None:
+        before = ranks.value("len(losses), model.f.weight.sum().item()")
+        outcome = ranks.run(f"%%deepseek distributed\n{TRAIN}raise ValueError('late')")
+        assert "ValueError on ranks 0-1" in outcome.traceback
+        assert ranks.value("len(losses), model.f.weight.sum().item()") == before
+
+    def test_something_that_cannot_travel_is_named(self, ranks: Kernel) -> None:
+        ranks.ok("import threading\nlock = threading.Lock()")
+        outcome = ranks.run(f"%%ds_distributed\nlock\n{TRAIN}")
+        assert "lock, which the cell uses, is a lock that cannot be sent" in outcome.traceback
+
+
+def test_ranks_start_for_a_cell_that_needs_them_and_end_with_the_kernel() -> None:
+    kernel = Kernel()
+    try:
+        kernel.ok(f"%load_ext deepseek_lab\n{DEFINE}")
+        assert "no ranks have been started" in kernel.run("%%deepseek ranks\n1").traceback
+        outcome = kernel.ok(f"%%deepseek distributed -n 2 --effective-batch 40\n{TRAIN}", timeout_s=120)
+        assert "batch 40" in last(outcome)["text/plain"]
+        pids = [int(row.split()[2]) for row in str(kernel.ok("%deepseek ranks").result).splitlines()[2:]]
+        assert len(pids) == 2
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        assert "2 stopped" in str(kernel.ok("%deepseek ranks stop").result)
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        kernel.ok("%deepseek ranks start -n 2 --to r", timeout_s=120)
+        pids = [
+            int(pid) for pid in json.loads(kernel.value("[one['process'] for one in r.to_dict()['rows']]"))
+        ]
+    finally:
+        kernel.stop()
+    until = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
