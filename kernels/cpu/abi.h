@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define DEEPSEEK_ABI_VERSION 3
+#define DEEPSEEK_ABI_VERSION 4
 
 #if defined(_WIN32)
 #define DEEPSEEK_API __declspec(dllexport)
@@ -77,6 +77,15 @@ DEEPSEEK_API int32_t deepseek_gelu_linear(const void *x, int64_t x_stride, const
                                           int64_t weight_stride_n, int64_t weight_stride_k, const void *bias,
                                           void *out, int64_t m, int64_t n, int64_t k, int32_t gelu, int32_t dtype,
                                           int32_t num_threads);
+
+/* codes[i] * scale[i / 256] is nearest to x[i] + error[i] among 255 equal steps of each group of 256 values; error then
+ * holds what is missing. A group with an infinite or NaN value becomes that. error may be NULL. */
+DEEPSEEK_API int32_t deepseek_encode_groups(const float *x, float *error, int8_t *codes, float *scale, int64_t n,
+                                            int32_t num_threads);
+
+/* out[i] = codes[i] * scale[i / 256], or that added to out[i]. */
+DEEPSEEK_API int32_t deepseek_decode_groups(const int8_t *codes, const float *scale, float *out, int64_t n,
+                                            int32_t adds, int32_t num_threads);
 
 /* Index of the first address that does not hold its word any more, or -1. A word is 4, 2 or 1 bytes wide and aligned. */
 DEEPSEEK_API int32_t deepseek_first_changed(const uint64_t *addresses, const uint32_t *words, const uint8_t *widths,

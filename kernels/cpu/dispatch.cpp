@@ -222,6 +222,34 @@ int32_t deepseek_gelu_linear(const void* x, int64_t x_stride, const void* bias_i
                  weight_stride_n, weight_stride_k, nullptr, bias, out, m, n, k, dtype, num_threads);
 }
 
+int32_t deepseek_encode_groups(const float* x, float* error, int8_t* codes, float* scale, int64_t n,
+                               int32_t num_threads) {
+  if (n < 0 || num_threads < 1 || (n && (!x || !codes || !scale))) return DEEPSEEK_BAD_ARGUMENT;
+  const Index groups = (n + deepseek::kGroup - 1) / deepseek::kGroup;
+  const int team = threads_for(n, num_threads);
+#pragma omp parallel for num_threads(team) if (team > 1) schedule(static)
+  for (Index group = 0; group < groups; ++group) {
+    const Index first = group * deepseek::kGroup, left = n - first;
+    table().encode_group(x + first, error ? error + first : nullptr, codes + first, scale + group,
+                         left < deepseek::kGroup ? left : deepseek::kGroup);
+  }
+  return DEEPSEEK_OK;
+}
+
+int32_t deepseek_decode_groups(const int8_t* codes, const float* scale, float* out, int64_t n, int32_t adds,
+                               int32_t num_threads) {
+  if (n < 0 || num_threads < 1 || (n && (!codes || !scale || !out))) return DEEPSEEK_BAD_ARGUMENT;
+  const Index groups = (n + deepseek::kGroup - 1) / deepseek::kGroup;
+  const int team = threads_for(n, num_threads);
+#pragma omp parallel for num_threads(team) if (team > 1) schedule(static)
+  for (Index group = 0; group < groups; ++group) {
+    const Index first = group * deepseek::kGroup, left = n - first;
+    table().decode_group(codes + first, scale[group], out + first, left < deepseek::kGroup ? left : deepseek::kGroup,
+                         adds);
+  }
+  return DEEPSEEK_OK;
+}
+
 int32_t deepseek_first_changed(const uint64_t* addresses, const uint32_t* words, const uint8_t* widths, int32_t count) {
   uint32_t differs = 0;  // no branch in between: the reads, each of which misses every cache, overlap
   for (int32_t i = 0; i < count; ++i) differs |= word_at(addresses[i], widths[i]) ^ words[i];

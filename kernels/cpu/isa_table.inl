@@ -2,6 +2,7 @@
 #include "rows.hpp"
 #include "gemv.hpp"
 #include "blocks.hpp"
+#include "exchange.hpp"
 
 namespace {
 
@@ -16,7 +17,9 @@ constexpr deepseek::Table make_table(const char* name) {
            {gemv<int8_t, float>, gemv<int8_t, bf16>, gemv<int8_t, f16>},
            {gemv<bf16, float>, gemv<bf16, bf16>, gemv<bf16, f16>},
            {gemv<f16, float>, gemv<f16, bf16>, gemv<f16, f16>}},
-          {block_gemv<4>, block_gemv<8>}};
+          {block_gemv<4>, block_gemv<8>},
+          encode_group,
+          decode_group};
 }
 
 }  // namespace

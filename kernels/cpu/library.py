@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch  # noqa: F401  (first, so that there is one OpenMP runtime)
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 ISA_NAMES = ("avx512", "avx2", "generic")
 LIBRARY_NAME = "deepseek_kernels.dll" if sys.platform == "win32" else "libdeepseek_kernels.so"
 DEFAULT_PATH = Path(__file__).resolve().parent.parent / "_build" / LIBRARY_NAME
@@ -34,6 +34,8 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "deepseek_int8_linear": (_P, _I64, _P, _I64, _I64, _P, _P, _P, _I64, _I64, _I64, _I32, _I32),
     "deepseek_narrow_linear": (_P, _I64, _P, _I32, _P, _P, _I64, _I64, _I64, _I32),
     "deepseek_block_linear": (_P, _I64, _P, _P, _P, _I32, _P, _P, _I64, _I64, _I64, _I32),
+    "deepseek_encode_groups": (_P, _P, _P, _P, _I64, _I32),
+    "deepseek_decode_groups": (_P, _P, _P, _I64, _I32, _I32),
     "deepseek_layer_norm_linear": (_P, _I64, _P, _P, *_PRODUCT, _F64, _I32, _I32),
     "deepseek_gelu_linear": (_P, _I64, _P, *_PRODUCT, _I32, _I32, _I32),
 }

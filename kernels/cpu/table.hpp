@@ -50,6 +50,11 @@ struct BlockCall {
 };
 using BlockGemv = void (*)(const BlockCall&);
 
+// One group of at most kGroup values; see exchange.hpp.
+constexpr Index kGroup = 256;
+using EncodeGroup = void (*)(const float* x, float* error, int8_t* codes, float* scale, Index count);
+using DecodeGroup = void (*)(const int8_t* codes, float scale, float* out, Index count, int adds);
+
 enum WeightKind { kWeightLikeX = 0, kWeightInt8 = 1, kWeightBf16 = 2, kWeightF16 = 3 };
 
 struct Table {
@@ -59,6 +64,8 @@ struct Table {
   ConvertRow to_float[3];
   Gemv gemv[4][3];  // [WeightKind][dtype of out and bias]
   BlockGemv block_gemv[2];  // 4-bit codes, 8-bit codes
+  EncodeGroup encode_group;
+  DecodeGroup decode_group;
 };
 
 const Table* generic_table();

@@ -1,0 +1,70 @@
+"""Links of a known bandwidth on one machine: a network namespace for each rank, joined by a bridge, shaped by tbf.
+
+Needs root, ``ip`` and ``tc``, and a kernel with network namespaces; says so where one is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+
+_NAME = f"dsl{os.getpid() % 10000}"
+
+
+class NoLinks(Exception):
+    """This machine cannot emulate links; the message says why."""
+
+
+def _run(*words: str) -> None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise NoLinks(f"{words[0]} is not installed (Debian: iproute2)") from None
+    if done.returncode:
+        raise NoLinks(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+def address(rank: int) -> str:
+    """Of a rank."""
+    return f"10.99.0.{rank + 1}"
+
+
+def inside(rank: int, words: list[str]) -> list[str]:
+    """A command that runs where a rank is."""
+    return ["ip", "netns", "exec", f"{_NAME}n{rank}", *words]
+
+
+@contextlib.contextmanager
+def links(num_ranks: int, mbit: float | None) -> Iterator[None]:
+    """Ranks that reach each other at ``mbit`` Mbit/s in each direction of each port; None does not shape.
+
+    Raises:
+        NoLinks: it cannot be done here.
+    """
+    try:
+        _run("ip", "link", "add", f"{_NAME}b", "type", "bridge")
+        _run("ip", "link", "set", f"{_NAME}b", "up")
+        for rank in range(num_ranks):
+            space, near, far = f"{_NAME}n{rank}", f"{_NAME}v{rank}", f"{_NAME}e{rank}"
+            _run("ip", "netns", "add", space)
+            _run("ip", "link", "add", near, "type", "veth", "peer", "name", far)
+            _run("ip", "link", "set", near, "master", f"{_NAME}b", "up")
+            _run("ip", "link", "set", far, "netns", space, "name", "eth0")
+            for words in (
+                ["ip", "addr", "add", f"{address(rank)}/24", "dev", "eth0"],
+                ["ip", "link", "set", "eth0", "up"],
+                ["ip", "link", "set", "lo", "up"],
+            ):
+                _run(*inside(rank, words))
+            if mbit is not None:
+                shape = ["root", "tbf", "rate", f"{mbit:.0f}mbit", "burst", "256kb", "latency", "50ms"]
+                _run("tc", "qdisc", "add", "dev", near, *shape)
+                _run(*inside(rank, ["tc", "qdisc", "add", "dev", "eth0", *shape]))
+        yield
+    finally:
+        for rank in range(num_ranks):
+            subprocess.run(["ip", "netns", "del", f"{_NAME}n{rank}"], capture_output=True, check=False)
+            subprocess.run(["ip", "link", "del", f"{_NAME}v{rank}"], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", f"{_NAME}b"], capture_output=True, check=False)
