@@ -31,6 +31,7 @@ STUCK_S = 6.0
 PATIENCE_S = 5.0
 """A rank that waits in a collective for others who have ended their cell waits so long."""
 
+_DETAILS = ("modules", "checksum", "num_steps", "num_shared", "global_batches", "left", "way", "step_s")
 _current: list[Ranks] = []
 
 
@@ -399,11 +400,7 @@ class Ranks:
             line=fields.get("line"),
             device=fields.get("device", ""),
             broken=fields["broken"],
-            details={
-                name: fields[name]
-                for name in ("modules", "checksum", "num_steps", "num_shared", "global_batches", "left")
-                if name in fields
-            },
+            details={name: fields[name] for name in _DETAILS if name in fields},
         )
         self._take(one, fields["request"], answer, message.payload)
         self._set(one, "ready")

@@ -39,6 +39,7 @@ def train(
     binds: Collection[str],
     seed: int | None = None,
     batch: int | None = None,
+    way: str = "plain",
     said: Callable[[int, str, str], None] | None = None,
 ) -> Trained:
     """Run a training cell on all ranks at once, each on its share of the data.
@@ -56,6 +57,8 @@ def train(
         binds: Names that the cell binds or changes; they come back.
         seed: Of the orders in which data is read, and with the rank of its random numbers; by default PyTorch's own.
         batch: Samples of an update over all ranks; by default each rank takes the cell's own batch.
+        way: How gradients go between ranks: ``plain`` (exact), ``bf16``, ``int8`` (with error feedback), or ``auto``
+            for the one with which steps are fastest, found in the first steps.
         said: Called with rank, stream and text of what ranks print.
 
     Raises:
@@ -76,6 +79,7 @@ def train(
             "size": len(ranks),
             "seed": torch.initial_seed() % 2**31 if seed is None else seed,
             "batch": batch,
+            "way": way,
             "back": sorted(binds),
         },
         luggage.pack(),
@@ -85,7 +89,27 @@ def train(
     if any(one.status != "ok" for one in answers.values()):
         return Trained(answers)
     changed = luggage.unpack(request.payloads[0])
-    return Trained(answers, tuple(changed), tuple(_notes(answers)))
+    return Trained(answers, tuple(changed), (*_way_notes(answers, way), *_notes(answers)))
+
+
+def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
+    details = answers[0].details
+    seconds: dict[str, float] = details["step_s"]
+    if asked != "auto":
+        return [] if asked == "plain" else [f"gradients went as {_WORDS[asked]}"]
+    if not seconds:
+        return [
+            "gradients went in float32 and other ways: there were too few updates to find the fastest way"
+        ]
+    others = ", ".join(
+        f"{_WORDS[way]} {one / seconds['plain']:.2f}x" for way, one in seconds.items() if way != "plain"
+    )
+    return [
+        f"gradients went as {_WORDS[details['way']]}; an update takes, of the time with float32: {others}"
+    ]
+
+
+_WORDS = {"plain": "float32", "bf16": "bfloat16", "int8": "int8 codes with error feedback"}
 
 
 def _notes(answers: dict[int, RankAnswer]) -> list[str]:

@@ -370,10 +370,27 @@ VERBS: dict[str, Verb] = {
                     "N",
                     default="the cell's own batch on each rank",
                 ),
+                Flag(
+                    "allow-lossy",
+                    "let gradients go between ranks in bfloat16 or as int8 codes with error feedback, where updates "
+                    "are faster with that",
+                    "switch",
+                ),
+                Flag(
+                    "exchange",
+                    "how gradients go between ranks; all but plain need --allow-lossy",
+                    "choice",
+                    default="plain, with --allow-lossy auto",
+                    choices=("plain", "bf16", "int8", "auto"),
+                ),
             ),
             (
                 ("%%deepseek distributed -n 4", "the loop below, on 4 ranks"),
                 ("%%deepseek distributed --effective-batch 256", "64 samples an update on each of 4"),
+                (
+                    "%%deepseek distributed --allow-lossy",
+                    "over a slow link, with the fastest way of sending gradients",
+                ),
             ),
             elsewhere=True,
         ),

@@ -271,3 +271,55 @@ def test_what_fails_leaves_the_notebook_as_it_was(three: Ranks, how: str) -> Non
     assert furthest(parameters(names), before) == 0
     assert names["losses"] == []
     assert not run(three, names | {"EPOCHS": 1}, LOOP).failed
+
+
+@pytest.mark.parametrize("way", ["bf16", "int8"])
+def test_gradients_that_are_rounded_on_their_way_train_as_well(three: Ranks, way: str) -> None:
+    exact, rounded = make(10, 12), make(10, 12)
+    run(three, exact, LOOP)
+    trained = run(three, rounded, LOOP, way=way)
+    assert not trained.failed, trained.answers[0].text
+    assert len({one.details["checksum"] for one in trained.answers.values()}) == 1
+    assert 0 < furthest(parameters(exact), parameters(rounded)) < 0.2
+    mean = [sum(names["losses"][-12:]) / 12 for names in (exact, rounded)]
+    assert mean[0] < 0.5 * exact["losses"][0]
+    assert mean[1] == pytest.approx(mean[0], rel=0.1)
+    assert "gradients went as" in trained.notes[0]
+
+
+def test_the_way_is_chosen_alike_on_all_ranks(three: Ranks) -> None:
+    names = make(10, 6)
+    trained = run(three, names, LOOP, way="auto")
+    assert not trained.failed, trained.answers[0].text
+    details = [one.details for one in trained.answers.values()]
+    assert len({one["way"] for one in details}) == 1
+    assert len({one["checksum"] for one in details}) == 1
+    assert set(details[0]["step_s"]) == {"plain", "bf16", "int8"}
+    assert all(seconds > 0 for seconds in details[0]["step_s"].values())
+    assert len({str(one["step_s"]) for one in details}) == 1
+    (note,) = run(three, make(10, 1), LOOP, way="auto").notes
+    assert "too few updates" in note
+
+
+def test_an_infinite_gradient_reaches_all_ranks(three: Ranks) -> None:
+    names = make(10, 1)
+    source = (
+        "x, y = next(iter(loader))\nif torch.distributed.get_rank() == 1:\n    x = x * float('inf')\n"
+        "loss_of(model(x), y).backward()\nbad = not all(p.grad is None or p.grad.isfinite().all() for p in "
+        "model.parameters())\nseen = [None] * 3\ntorch.distributed.all_gather_object(seen, bad)"
+    )
+    for way in ("plain", "int8", "bf16"):
+        trained = run(three, names, source, way=way)
+        assert not trained.failed, trained.answers[0].text
+        assert names["seen"] == [True] * 3
+
+
+def test_an_interrupt_while_gradients_are_on_their_way(three: Ranks) -> None:
+    names = make(10, 500)
+    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(three, names, LOOP, way="int8")
+    timer.join()
+    assert len(three.live) == 3
+    assert not run(three, names | {"EPOCHS": 1}, LOOP, way="int8").failed

@@ -7,8 +7,11 @@ same order on all ranks.
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import statistics
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +25,10 @@ from deepseek_lab._kernels.cpu import exchange as codes_of
 from deepseek_lab._kernels.cpu.exchange import GROUP
 
 NUM_THREADS = 2
+_WARM_UP = 3
+"""Steps before the race: buckets are made anew after the first."""
+_ROUNDS = 5
+_WORTH = 0.97
 WAYS = ("plain", "bf16", "int8")
 Key = tuple[int, int]
 """A replica's number and that of a bucket."""
@@ -137,9 +144,48 @@ class Exchange:
         return future
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and their groups."""
         for lane in self._lanes:
             lane.close()
+
+
+class Race:
+    """Finds the way with which steps are fastest, in steps of the training itself.
+
+    Ways take turns; what each step took is averaged over the ranks, so that all come to the same choice.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._order = [*["plain"] * _WARM_UP, *WAYS * _ROUNDS]
+        self._times: dict[str, list[float]] = {way: [] for way in WAYS}
+        self._began_s: float | None = None
+        self.seconds: dict[str, float] = {}
+        """Of a step, by way; empty until it is decided."""
+        exchange.way = self._order[0]
+
+    def stepped(self) -> None:
+        """An update is done, on all ranks."""
+        if not self._order:
+            return
+        now = time.perf_counter()
+        way = self._order.pop(0)
+        if self._began_s is not None and len(self._order) < len(WAYS) * _ROUNDS:
+            self._times[way].append(now - self._began_s)
+        if self._order:
+            self._exchange.way = self._order[0]
+        else:
+            self._decide()
+        self._began_s = time.perf_counter()
+
+    def _decide(self) -> None:
+        medians = torch.tensor([statistics.median(self._times[way]) for way in WAYS], dtype=torch.float64)
+        dist.all_reduce(medians)
+        medians /= dist.get_world_size()
+        self.seconds = dict(zip(WAYS, medians.tolist(), strict=True))
+        best = min(WAYS, key=lambda way: self.seconds[way])
+        # What is exact is given up for a gain only.
+        self._exchange.way = best if self.seconds[best] < _WORTH * self.seconds["plain"] else "plain"
 
 
 class _Lane:
@@ -157,6 +203,13 @@ class _Lane:
         self._todo.put(None)
 
     def _work(self) -> None:
+        try:
+            self._find_means()
+        finally:
+            with contextlib.suppress(RuntimeError, ValueError, AssertionError):
+                dist.destroy_process_group(self._group)
+
+    def _find_means(self) -> None:
         while (item := self._todo.get()) is not None:
             way, key, values, future = item
             try:

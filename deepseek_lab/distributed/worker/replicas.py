@@ -18,14 +18,27 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from deepseek_lab.base.errors import TargetError
+from deepseek_lab.distributed.worker.exchange import Exchange, Race
 
 
 class Replicas:
-    """Data-parallel as long as it is open."""
+    """Data-parallel as long as it is open.
 
-    def __init__(self) -> None:
+    Args:
+        way: How gradients go between ranks: ``plain`` leaves that to DDP, ``auto`` chooses by racing the ways of
+            :mod:`deepseek_lab.distributed.worker.exchange`, and a name of one takes it.
+    """
+
+    def __init__(self, way: str = "plain") -> None:
+        self._exchange: Exchange | None = None
+        self.race: Race | None = None
+        if way != "plain":
+            self._exchange = Exchange("plain" if way == "auto" else way)
+            self.race = Race(self._exchange) if way == "auto" else None
         self.num_steps = 0
         """Updates by all optimizers."""
+        self._first: int | None = None
+        """The optimizer whose steps are timed."""
         self._wrapped: dict[int, DistributedDataParallel] = {}
         self._owners: dict[int, int] = {}
         """Parameter to the module that it was wrapped with."""
@@ -44,6 +57,8 @@ class Replicas:
         for handle in self._handles:
             handle.remove()
         self._wrapped.clear()
+        if self._exchange is not None:
+            self._exchange.close()
         gc.collect()  # a reducer's hooks on parameters end with it
 
     @property
@@ -51,8 +66,17 @@ class Replicas:
         """What was made data-parallel."""
         return [one.module for one in dict.fromkeys(self._wrapped.values())]
 
-    def _stepped(self, *_: object) -> None:
+    @property
+    def way(self) -> str:
+        """How gradients go between ranks now."""
+        return "plain" if self._exchange is None else self._exchange.way
+
+    def _stepped(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self.num_steps += 1
+        if self.race is not None:
+            self._first = self._first or id(optimizer)
+            if id(optimizer) == self._first:
+                self.race.stepped()
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
         depth = getattr(self._depth, "value", 0)
@@ -81,6 +105,8 @@ class Replicas:
         owners = {self._owners.get(id(one)) for one in trained}
         if owners == {None}:
             made = DistributedDataParallel(module, find_unused_parameters=True)
+            if self._exchange is not None:
+                self._exchange.install(made)
             self._owners |= {id(one): id(module) for one in trained}
         elif len(owners) == 1:
             made = self._wrapped[owners.pop() or 0]  # a part of what is wrapped already

@@ -28,14 +28,16 @@ def train(rank: int, message: Message, names: dict[str, Any]) -> tuple[dict[str,
     torch.manual_seed(seed + rank)
     random.seed(seed + rank)
     np.random.seed((seed + rank) % 2**32)
-    with Replicas() as replicas, Shares(rank, size, seed, wanted["batch"]) as shares:
+    with Replicas(wanted["way"]) as replicas, Shares(rank, size, seed, wanted["batch"]) as shares:
         value = cells.run_cell(wanted["source"], wanted["file"], names)
-        modules = replicas.modules
+        modules, way = replicas.modules, replicas.way
     fields: dict[str, Any] = {
         "value": cells.value_text(value),
         "modules": [type(module).__name__ for module in modules],
         "checksum": checksum([one for module in modules for one in module.parameters()]),
         "num_steps": replicas.num_steps,
+        "way": way,
+        "step_s": replicas.race.seconds if replicas.race is not None else {},
         "num_shared": shares.num_shared,
         "global_batches": sorted(shares.global_batches),
     }

@@ -34,6 +34,13 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
         raise UsageError(
             f"{len(running)} ranks run already", hint="%deepseek ranks stop, or leave out the number"
         )
+    lossy = command.has("allow-lossy")
+    way = command.text("exchange") or ("auto" if lossy else "plain")
+    if way != "plain" and not lossy:
+        raise UsageError(
+            f"--exchange {way} rounds gradients on their way between ranks",
+            hint=f"%%deepseek distributed --exchange {way} --allow-lossy",
+        )
     source = host.python(body)
     running = running or start(command)
     seen = cells.names(source)
@@ -49,6 +56,7 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
         binds=seen.binds | seen.changes,
         seed=None if seed is None else int(seed),
         batch=None if batch is None else int(batch),
+        way=way,
         said=shown.said,
     )
     if trained.failed:
