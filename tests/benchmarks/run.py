@@ -25,6 +25,9 @@ TABLES = (
     ("memory",),
     ("memory_devices",),
     ("inspector",),
+    ("ranks",),
+    ("communication",),
+    ("convergence_lossy",),
 )
 
 
