@@ -90,13 +90,18 @@ class Request:
         self.ended_at_s: float | None = None
         """When the first rank ended well."""
         self.said: collections.deque[tuple[int, str, str]] = collections.deque()
+        self.unheard: Exception | None = None
+        """What the listener raised."""
 
     def tell(self, listener: Callable[[int, str, str], None] | None) -> None:
-        """Hand on what was printed since the last time."""
+        """Hand on what was printed since the last time. A listener that fails hears no more; the ranks go on."""
         while self.said:
             part = self.said.popleft()
-            if listener is not None:
-                listener(*part)
+            if listener is not None and self.unheard is None:
+                try:
+                    listener(*part)
+                except Exception as error:
+                    self.unheard = error
 
     def sort_out(self) -> None:
         """Tell ranks that failed because another one did from those that failed by themselves."""
@@ -272,6 +277,8 @@ class Ranks:
                 self._joined = False
         if held.count:
             raise KeyboardInterrupt
+        if request.unheard is not None:
+            raise request.unheard
         return request
 
     # One request.

@@ -246,7 +246,9 @@ class Luggage:
             _write_state(self._objects[label], state)
         for name, value in came["names"].items():
             self._bind(name, value)
-        return sorted(came["names"])
+        written = {id(self._objects[label]) for label in [*came["tensors"], *came["states"]]}
+        into = {name for name, value in self._sent.items() if id(value) in written and _trains(value)}
+        return sorted(into) + sorted(came["names"].keys() - into)
 
     def _bind(self, name: str, value: Any) -> None:
         old = self._sent.get(name)
@@ -259,6 +261,11 @@ class Luggage:
                 old.update(value)
                 return
         self._names[name] = value
+
+
+def _trains(value: Any) -> bool:
+    """Whether an object is worth a word when it has been written into."""
+    return not isinstance(value, torch.nn.Module) or any(True for _ in value.parameters())
 
 
 def _write_tensor(own: Tensor, values: Tensor) -> None:

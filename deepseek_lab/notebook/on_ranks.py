@@ -10,7 +10,7 @@ from typing import Any
 
 from deepseek_lab.base.errors import DeepseekError
 from deepseek_lab.base.ranks import RankAnswer, RankOutput
-from deepseek_lab.notebook.host import Cell, Host, view_of
+from deepseek_lab.notebook.host import Cell, Host, view_of, warn
 from deepseek_lab.notebook.parse import Command
 from deepseek_lab.notebook.show import Shown
 
@@ -88,6 +88,13 @@ class OnRanks:
         self.output.add(rank, text)
         if self._quiet:
             return
+        try:
+            self._tell(rank, stream, text)
+        except Exception as error:  # what is shown is ours to get right, the training goes on
+            self._quiet = True
+            warn(f"what ranks print is not shown any more ({type(error).__name__}: {error})")
+
+    def _tell(self, rank: int, stream: str, text: str) -> None:
         if rank == self._plain:
             print(text, end="", file=sys.stderr if stream == "stderr" else sys.stdout, flush=True)
         elif not self._host.updates:

@@ -69,11 +69,12 @@ def ranks_html(
         )
     if values:
         rows = "".join(
-            f"<tr><th>{_ranks(which)}</th><td><pre>{escape(_end(text))}</pre></td></tr>"
+            f'<tr><th style="vertical-align:middle">{_ranks(which)}</th>'
+            f'<td><pre style="margin:0">{escape(_end(text))}</pre></td></tr>'
             for which, text in values
         )
         parts.append(f'<div class="x"><table>{rows}</table></div>')
-    return f'<style>{STYLE}</style><div class="dsl">{"".join(parts)}</div>' if parts else ""
+    return f'<div class="dsl"><style>{STYLE}</style>{"".join(parts)}</div>' if parts else ""
 
 
 def failure_text(answers: Mapping[int, RankAnswer], file: str, cell: str) -> str:

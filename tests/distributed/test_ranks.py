@@ -77,6 +77,14 @@ class TestCells:
         }
         assert end - next(at for at, *rest in heard if rest[2] == "first\n") > 0.5
 
+    def test_a_listener_that_fails_does_not_stop_the_ranks(self, run: Run) -> None:
+        def fails(*_: object) -> None:
+            raise OSError("no screen")
+
+        with pytest.raises(OSError, match="no screen"):
+            run("print('hi')\nimport time\ntime.sleep(0.3)\nprint('again')\nheard = 1", said=fails)
+        assert values(run("heard")) == ["1"] * 3
+
     def test_an_error_is_told_from_the_cell_on(self, run: Run) -> None:
         request = run("def f():\n    return 1 / 0\nif rank == 1:\n    f()")
         assert statuses(request) == ["ok", "error", "ok"]

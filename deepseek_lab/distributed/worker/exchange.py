@@ -33,6 +33,9 @@ WAYS = ("plain", "bf16", "int8")
 Key = tuple[int, int]
 """A replica's number and that of a bucket."""
 
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""Its name since PyTorch 2.13, and before."""
+
 
 class Way(Protocol):
     """How the mean of a tensor over all ranks is found."""
@@ -67,7 +70,7 @@ class Shared:
         total /= size
         (mine,) = self.encode((*key, 1), total.view(1, part))
         all_of = torch.empty(size * mine.numel(), dtype=torch.uint8)
-        dist.all_gather_into_tensor(all_of, mine, group=group)
+        _gather(all_of, mine, group=group)
         values.copy_(self.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
 
     def encode(self, key: tuple[int, ...], rows: Tensor) -> Tensor:
