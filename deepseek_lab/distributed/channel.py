@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -152,7 +153,10 @@ class Channel:
                 return
             buffers = [frame.buffer for frame in frames]
             sender = bytes(buffers.pop(0)) if self._routes else b""
-            self._heard(sender, Message.of(buffers))
+            try:
+                self._heard(sender, Message.of(buffers))
+            except Exception:  # one message is lost, and told; whoever waits hears the next ones
+                threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
 
 
 class _Allowed:

@@ -77,6 +77,20 @@ class _Rank:
         return f"rank-{self.number}.{self.incarnation}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What all ranks of a training have said at one place."""
+
+    place: dict[str, int]
+    states: Sequence[Any]
+    """By rank, what it alone knows."""
+    values: Sequence[Any]
+    """What all of them have."""
+    num_steps: int
+    left: dict[str, str]
+    """Names that could not be saved, and why: with these nothing can go on."""
+
+
 class Request:
     """Something that ranks were asked for, and their answers."""
 
@@ -90,6 +104,9 @@ class Request:
         self.ended_at_s: float | None = None
         """When the first rank ended well."""
         self.said: collections.deque[tuple[int, str, str]] = collections.deque()
+        self.saved: Saved | None = None
+        """The last place that all ranks have saved."""
+        self._saving: dict[tuple[int, int], dict[int, tuple[dict[str, Any], Sequence[Any]]]] = {}
         self.unheard: Exception | None = None
         """What the listener raised."""
 
@@ -102,6 +119,20 @@ class Request:
                     listener(*part)
                 except Exception as error:
                     self.unheard = error
+
+    def save(self, rank: int, fields: dict[str, Any], payload: Sequence[Any], size: int) -> None:
+        """A rank has saved where it is."""
+        place = fields["place"]
+        key = place["statement"], place["turn"]
+        parts = self._saving.setdefault(key, {})
+        parts[rank] = fields, payload
+        while len(self._saving) > 2:  # a rank was told too late
+            del self._saving[next(iter(self._saving))]
+        if len(parts) == size:
+            told = parts[0][0]
+            states = [parts[number][1][0] for number in range(size)]
+            self.saved = Saved(place, states, parts[0][1][1:], told["num_steps"], told["left"])
+            self._saving.clear()
 
     def sort_out(self) -> None:
         """Tell ranks that failed because another one did from those that failed by themselves."""
@@ -392,6 +423,13 @@ class Ranks:
                     request = self._requests.get(message.fields["request"] or -1)
                     if request is not None:
                         request.said.append((one.number, stream, text))
+            case "announce":
+                for number in range(len(self)):
+                    self._send(number, Message("save", message.fields))
+            case "saved":
+                request = self._requests.get(message.fields["request"])
+                if request is not None:
+                    request.save(one.number, message.fields, message.payload, len(self))
             case "done":
                 self._answered(one, message)
 

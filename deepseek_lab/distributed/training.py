@@ -10,8 +10,10 @@ import torch
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.base.ranks import RankAnswer
-from deepseek_lab.distributed.ranks import Ranks
+from deepseek_lab.distributed.ranks import Ranks, Saved
 from deepseek_lab.distributed.travel import Luggage
+
+SAVE_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +42,14 @@ def train(
     seed: int | None = None,
     batch: int | None = None,
     way: str = "plain",
+    save_s: float = SAVE_S,
     said: Callable[[int, str, str], None] | None = None,
 ) -> Trained:
     """Run a training cell on all ranks at once, each on its share of the data.
 
     Gradients are averaged by ``DistributedDataParallel``; a loop over a ``DataLoader`` sees every n-th sample. When all
     ranks have come to its end, what the cell changed is written into the notebook's own objects, as rank 0 has it;
-    when one has not, the notebook's objects are as they were.
+    when one has not, the notebook's objects are as they were. A rank whose process ends is replaced.
 
     Args:
         ranks: Where to run.
@@ -59,6 +62,8 @@ def train(
         batch: Samples of an update over all ranks; by default each rank takes the cell's own batch.
         way: How gradients go between ranks: ``plain`` (exact), ``bf16``, ``int8`` (with error feedback), or ``auto``
             for the one with which steps are fastest, found in the first steps.
+        save_s: How often what the training has reached is saved, between two turns of a loop at the top level of the
+            cell; a rank that dies is then replaced, and the training goes on from there. 0 never.
         said: Called with rank, stream and text of what ranks print.
 
     Raises:
@@ -71,25 +76,49 @@ def train(
             hint=f"--effective-batch {batch - batch % len(ranks) or len(ranks)}",
         )
     luggage = Luggage(names, sorted(name for name in uses if name in names))
-    request = ranks.ask(
-        "train",
-        {
-            "source": source,
-            "file": file,
-            "size": len(ranks),
-            "seed": torch.initial_seed() % 2**31 if seed is None else seed,
-            "batch": batch,
-            "way": way,
-            "back": sorted(binds),
-        },
-        luggage.pack(),
-        said=said,
-    )
-    answers = request.answers
-    if any(one.status != "ok" for one in answers.values()):
-        return Trained(answers)
+    payload = luggage.pack()
+    fields = {
+        "source": source,
+        "file": file,
+        "size": len(ranks),
+        "seed": torch.initial_seed() % 2**31 if seed is None else seed,
+        "batch": batch,
+        "way": way,
+        "back": sorted(binds),
+        "save_s": save_s,
+    }
+    saved: Saved | None = None
+    notes: list[str] = []
+    while True:
+        resume = None
+        before: list[Any] = []
+        if saved is not None:
+            resume = {"place": saved.place, "num_saved": len(saved.values), "num_steps": saved.num_steps}
+            before = [*saved.states, *saved.values]
+        request = ranks.ask("train", {**fields, "resume": resume}, [*before, *payload], said=said)
+        answers = request.answers
+        if all(one.status == "ok" for one in answers.values()):
+            break
+        went_on = request.saved is not None or (saved is None and not notes)
+        saved = request.saved or saved
+        if not save_s or not went_on or not _only_deaths(answers) or (saved is not None and saved.left):
+            return Trained(answers)
+        notes.append(_replaced(answers, saved))
+        ranks.restart()
     changed = luggage.unpack(request.payloads[0])
-    return Trained(answers, tuple(changed), (*_way_notes(answers, way), *_notes(answers)))
+    return Trained(answers, tuple(changed), (*notes, *_way_notes(answers, way), *_notes(answers)))
+
+
+def _only_deaths(answers: dict[int, RankAnswer]) -> bool:
+    statuses = {one.status for one in answers.values()}
+    return "dead" in statuses and not statuses & {"error", "interrupted"}
+
+
+def _replaced(answers: dict[int, RankAnswer], saved: Saved | None) -> str:
+    dead = {rank: one for rank, one in answers.items() if one.status == "dead"}
+    which = ", ".join(f"rank {rank} {one.error}" for rank, one in dead.items())
+    place = f"went on after {saved.num_steps:,} updates" if saved is not None else "began again"
+    return f"{which}; it was replaced, and the training {place}"
 
 
 def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:

@@ -239,11 +239,7 @@ class Luggage:
             The names that were bound or whose objects have changed.
         """
         came = unpack(payload, self._names, own=dict(enumerate(self._objects))).value
-        with torch.no_grad():
-            for label, values in came["tensors"].items():
-                _write_tensor(self._objects[label], values)
-        for label, state in came["states"].items():
-            _write_state(self._objects[label], state)
+        _write(came, dict(enumerate(self._objects)))
         for name, value in came["names"].items():
             self._bind(name, value)
         written = {id(self._objects[label]) for label in [*came["tensors"], *came["states"]]}
@@ -261,6 +257,15 @@ class Luggage:
                 old.update(value)
                 return
         self._names[name] = value
+
+
+def _write(came: dict[str, Any], objects: Mapping[int, Any]) -> None:
+    """What :meth:`Returning.pack` says of labelled objects, into these."""
+    with torch.no_grad():
+        for label, values in came["tensors"].items():
+            _write_tensor(objects[label], values)
+    for label, state in came["states"].items():
+        _write_state(objects[label], state)
 
 
 def _trains(value: Any) -> bool:
@@ -334,6 +339,12 @@ class Returning:
             left = self._left(values, known)
         values = {name: value for name, value in values.items() if name not in left}
         return pack({"tensors": tensors, "states": states, "names": values}, self._names, known=known), left
+
+    def go_on(self, payload: Sequence[Any], device: str) -> None:
+        """Make everything what it was on a rank that called :meth:`pack`, with the same objects sent to it."""
+        came = unpack(payload, self._names, own=self._labelled, device=device).value
+        _write(came, self._labelled)
+        self._names |= came["names"]
 
     def _left(self, values: Mapping[str, Any], known: Mapping[int, int]) -> dict[str, str]:
         """Why some of the values cannot be sent, by name."""

@@ -371,6 +371,14 @@ VERBS: dict[str, Verb] = {
                     default="the cell's own batch on each rank",
                 ),
                 Flag(
+                    "checkpoint",
+                    "how often to save what is reached, between turns of the cell's own loop, so that a rank that dies "
+                    "can be replaced; 0 never",
+                    "seconds",
+                    "SECONDS",
+                    default="30",
+                ),
+                Flag(
                     "allow-lossy",
                     "let gradients go between ranks in bfloat16 or as int8 codes with error feedback, where updates "
                     "are faster with that",

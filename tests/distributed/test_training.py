@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,6 +247,88 @@ def test_a_part_that_is_called_before_the_whole_is_refused(three: Ranks) -> None
     assert not run(three, names, "model(x).mean().backward()\nmodel[0](x).mean().backward()").failed
 
 
+SLOW = LOOP.replace("        losses.append", "        time.sleep(0.04)\n        losses.append")
+DYING = (
+    SLOW
+    + """
+        if len(losses) == WHEN and torch.distributed.get_rank() == WHO and not os.path.exists(MARK):
+            open(MARK, "w").close()
+            os.kill(os.getpid(), 9)
+"""
+)
+DROPOUT = "\nimport os, time\nmodel = nn.Sequential(model, nn.Dropout(0.3))\n"
+
+
+@pytest.mark.parametrize(("outermost", "who"), [("epochs", 2), ("batches", 0), ("while", 2)])
+def test_a_rank_that_dies_is_replaced_and_training_goes_on(
+    three: Ranks, tmp_path: Path, outermost: str, who: int
+) -> None:
+    _head, *body = DYING.strip("\n").splitlines()
+    inner = "\n".join(body)
+    loop = {
+        "epochs": DYING,
+        "batches": "\n".join(line[4:] for line in body),
+        "while": f"epoch = 0\nwhile epoch < EPOCHS:\n{inner}\n    epoch += 1",
+    }[outermost]
+    made = []
+    for mark in ("unbroken", "broken"):
+        more = ", shuffle=True, generator=torch.Generator().manual_seed(3)" if who else ", shuffle=True"
+        names = make(1 if outermost == "batches" else 10, 12, more) | {"WHEN": 55, "WHO": who}
+        exec(DROPOUT, names)
+        names["MARK"] = str(tmp_path / mark)
+        if mark == "unbroken":
+            Path(names["MARK"]).touch()
+        trained = run(three, names, loop, seed=5, save_s=0.2)
+        assert not trained.failed, trained.answers
+        made.append((names, trained))
+    (unbroken, _), (broken, trained) = made
+    assert Path(broken["MARK"]).exists()
+    assert f"rank {who} was ended by SIGKILL" in trained.notes[0]
+    assert "it was replaced, and the training went on after" in trained.notes[0]
+    assert len(broken["losses"]) == len(unbroken["losses"])
+    assert broken["losses"] == pytest.approx(unbroken["losses"], abs=1e-5)
+    assert furthest(parameters(broken), parameters(unbroken)) < 1e-5
+    assert [one.details["num_steps"] for one in trained.answers.values()] == [len(broken["losses"])] * 3
+
+
+def test_without_anything_saved_training_begins_again(three: Ranks, tmp_path: Path) -> None:
+    names = make(10, 3) | {"WHEN": 3, "WHO": 1, "MARK": str(tmp_path / "mark")}
+    exec(DROPOUT, names)
+    trained = run(three, names, DYING)
+    assert not trained.failed
+    assert "it was replaced, and the training began again" in trained.notes[0]
+    assert len(names["losses"]) == 18
+
+
+def test_a_rank_that_dies_again_at_the_same_place_is_not_replaced_for_ever(three: Ranks) -> None:
+    names = make(10, 3) | {"WHEN": 3, "WHO": 1, "MARK": "/nowhere/at/all"}
+    exec(DROPOUT, names)
+    source = DYING.replace('            open(MARK, "w").close()\n', "")
+    before = parameters(names)
+    trained = run(three, names, source)
+    assert trained.failed
+    assert trained.answers[1].status == "dead"
+    assert furthest(parameters(names), before) == 0
+
+
+def test_loops_that_train_nothing_may_turn_differently_often(three: Ranks) -> None:
+    names = make(10, 2)
+    source = (
+        "import time\nn = 0\nwhile n < 40 * (torch.distributed.get_rank() + 1):\n    n += 1\n    time.sleep(0.01)\n"
+        "for i in range(3 * torch.distributed.get_rank()):\n    time.sleep(0.05)\n" + LOOP
+    )
+    trained = run(three, names, source, save_s=0.1)
+    assert not trained.failed, trained.answers
+    assert names["n"] == 40
+
+
+def test_workers_of_data_loaders(three: Ranks) -> None:
+    here, there = make(30, 2), make(10, 2, ", num_workers=2")
+    exec(LOOP, here)
+    assert not run(three, there, LOOP).failed
+    assert furthest(parameters(here), parameters(there)) < 1e-5
+
+
 @pytest.mark.parametrize("how", ["error", "death", "interrupt"])
 def test_what_fails_leaves_the_notebook_as_it_was(three: Ranks, how: str) -> None:
     names = make(10, 50)
@@ -263,7 +346,7 @@ def test_what_fails_leaves_the_notebook_as_it_was(three: Ranks, how: str) -> Non
             run(three, names, source)
     else:
         began = time.monotonic()
-        trained = run(three, names, source)
+        trained = run(three, names, source, save_s=0)
         assert trained.failed
         assert trained.answers[1].status == ("error" if how == "error" else "dead")
         assert trained.answers[1].line == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -21,8 +22,12 @@ class CellFailed(Exception):
         self.line = _line_of(error, file)
 
 
-def run_cell(source: str, file: str, names: dict[str, Any]) -> Any:
+def run_cell(
+    source: str, file: str, names: dict[str, Any], change: Callable[[ast.Module], None] | None = None
+) -> Any:
     """Run a cell's text and give the value of its last expression, if it ends in one that is shown.
+
+    ``change`` may change what is run.
 
     Raises:
         CellFailed: it raised.
@@ -31,6 +36,8 @@ def run_cell(source: str, file: str, names: dict[str, Any]) -> Any:
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     try:
         tree = ast.parse(source, file)
+        if change is not None:
+            change(tree)
         last = tree.body[-1] if tree.body else None
         if not isinstance(last, ast.Expr) or source.rstrip().endswith(";"):
             exec(compile(tree, file, "exec"), names)

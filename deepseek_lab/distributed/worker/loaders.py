@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,16 @@ class Shares:
         size: How many ranks.
         seed: Of the orders.
         batch: Samples of an update over all ranks; None takes each loader's own batch on each rank.
+        names: Of the cell; a loader that has one is known by it when training goes on in another process.
     """
 
-    def __init__(self, rank: int, size: int, seed: int, batch: int | None) -> None:
-        self._rank, self._size, self._seed, self._batch = rank, size, seed, batch
+    def __init__(self, rank: int, size: int, seed: int, batch: int | None, names: Mapping[str, Any]) -> None:
+        self._rank, self._size, self._seed, self._batch, self._names = rank, size, seed, batch, names
         self._twins: dict[int, tuple[DataLoader[Any], DataLoader[Any]]] = {}
-        self._epochs: dict[int, int] = {}
+        self._keys: dict[int, str] = {}
+        self._epochs: dict[str, int] = {}
+        self._generators: dict[str, torch.Tensor] = {}
+        """States that loaders' own generators are to have when they are looped over the next time."""
         self.global_batches: set[int] = set()
         """Sizes of the global batches of what was looped over."""
         self.num_shared = 0
@@ -55,6 +59,25 @@ class Shares:
         DataLoader.__iter__ = self._plain_iter  # type: ignore[method-assign]
         DataLoader.__len__ = self._plain_len  # type: ignore[method-assign]
 
+    def state(self) -> dict[str, Any]:
+        """How often each loader was looped over, and where its own generator of random numbers is."""
+        generators = {
+            self._key(loader): loader.generator.get_state()
+            for loader, _ in self._twins.values()
+            if loader.generator is not None
+        }
+        return {"epochs": dict(self._epochs), "generators": {**self._generators, **generators}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state` was asked for, in this process or another."""
+        self._epochs, self._generators = dict(state["epochs"]), dict(state["generators"])
+
+    def _key(self, loader: DataLoader[Any]) -> str:
+        if id(loader) not in self._keys:
+            named = sorted(name for name, value in self._names.items() if value is loader)
+            self._keys[id(loader)] = named[0] if named else f"#{len(self._keys)}"
+        return self._keys[id(loader)]
+
     def _whole(self, loader: DataLoader[Any]) -> bool:
         ours = any(loader is twin for _, twin in self._twins.values())
         distributed = isinstance(getattr(loader, "sampler", None), DistributedSampler)
@@ -71,6 +94,9 @@ class Shares:
         if self._whole(loader):
             return self._plain_iter(loader)
         self.num_shared += 1
+        state = self._generators.pop(self._key(loader), None)
+        if state is not None and loader.generator is not None:
+            loader.generator.set_state(state)
         if isinstance(loader.dataset, IterableDataset):
             self.global_batches.add((loader.batch_size or 1) * self._size)
             return self._turns(self._plain_iter(loader))
@@ -126,7 +152,8 @@ class Shares:
     @contextlib.contextmanager
     def _drawn_alike(self, loader: DataLoader[Any]) -> Iterator[None]:
         """Random numbers that are the same on all ranks, and others each time."""
-        epoch = self._epochs[id(loader)] = self._epochs.get(id(loader), -1) + 1
+        key = self._key(loader)
+        epoch = self._epochs[key] = self._epochs.get(key, -1) + 1
         python, numpy = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
             seed = (self._seed + 1_000_003 * epoch) % 2**32

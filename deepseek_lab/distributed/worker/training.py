@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,22 +16,57 @@ from deepseek_lab.distributed.travel import Returning
 from deepseek_lab.distributed.worker import cells
 from deepseek_lab.distributed.worker.loaders import Shares
 from deepseek_lab.distributed.worker.replicas import Replicas
+from deepseek_lab.distributed.worker.turns import Place, Turns
 
 
-def train(rank: int, message: Message, names: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """Run the cell; rank 0 sends back what the cell's names stand for.
+def train(
+    rank: int,
+    message: Message,
+    names: dict[str, Any],
+    send: Callable[[Message], None],
+    follow: Callable[[Turns | None], None],
+) -> tuple[dict[str, Any], list[Any]]:
+    """Run the cell, or go on with it; rank 0 sends back what the cell's names stand for.
+
+    ``follow`` is given what is to be told where to save.
 
     Raises:
         CellFailed: the cell raised.
     """
     wanted = message.fields
     size, seed = int(wanted["size"]), int(wanted["seed"])
-    returning = Returning(message.payload, names, names.get("device", "cpu"))
+    device = names.get("device", "cpu")
+    place, states, saved, luggage = _parts(wanted, message.payload)
+    returning = Returning(luggage, names, device)
     torch.manual_seed(seed + rank)
     random.seed(seed + rank)
     np.random.seed((seed + rank) % 2**32)
-    with Replicas(wanted["way"]) as replicas, Shares(rank, size, seed, wanted["batch"]) as shares:
-        value = cells.run_cell(wanted["source"], wanted["file"], names)
+
+    def announce(at: Place) -> None:
+        send(Message("announce", {"request": wanted["request"], "place": dataclasses.asdict(at)}))
+
+    def save(at: Place, state: bytes) -> None:
+        """What this rank alone knows, and from rank 0 what all have: copies, for training goes on."""
+        parts: list[Any] = [state]
+        left: dict[str, str] = {}
+        if rank == 0:
+            values, left = returning.pack(wanted["back"])
+            parts += [bytes(part) for part in values]
+        fields = {"request": wanted["request"], "place": dataclasses.asdict(at), "left": left}
+        send(Message("saved", {**fields, "num_steps": replicas.num_steps}, parts))
+
+    with Replicas(wanted["way"]) as replicas, Shares(rank, size, seed, wanted["batch"], names) as shares:
+        change = None
+        if wanted["save_s"]:
+            state = bytes(states[rank]) if place is not None else b""
+            turns = Turns(shares, wanted["save_s"], announce if rank == 0 else None, save, place, state)
+            follow(turns)
+            change = turns.change
+            names |= turns.names()
+        if place is not None:
+            returning.go_on(saved, device)
+            replicas.num_steps = wanted["resume"]["num_steps"]
+        value = cells.run_cell(wanted["source"], wanted["file"], names, change)
         modules, way = replicas.modules, replicas.way
     fields: dict[str, Any] = {
         "value": cells.value_text(value),
@@ -45,6 +82,20 @@ def train(rank: int, message: Message, names: dict[str, Any]) -> tuple[dict[str,
     if rank == 0:
         payload, fields["left"] = returning.pack(wanted["back"])
     return fields, payload
+
+
+def _parts(wanted: dict[str, Any], payload: Sequence[Any]) -> tuple[Place | None, Any, Any, Any]:
+    """Where to go on, the states of the ranks there, what rank 0 saved, and what the notebook sent."""
+    if wanted["resume"] is None:
+        return None, [], [], payload
+    num_states, num_saved = int(wanted["size"]), wanted["resume"]["num_saved"]
+    first = num_states + num_saved
+    return (
+        Place(**wanted["resume"]["place"]),
+        payload[:num_states],
+        payload[num_states:first],
+        payload[first:],
+    )
 
 
 def checksum(parameters: list[torch.nn.Parameter]) -> int:

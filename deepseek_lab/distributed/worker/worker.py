@@ -14,12 +14,15 @@ import threading
 import time
 import types
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepseek_lab.distributed.channel import Connection, Message, connect
 from deepseek_lab.distributed.worker import cells
 from deepseek_lab.distributed.worker.group import Group
 from deepseek_lab.distributed.worker.output import Output
+
+if TYPE_CHECKING:
+    from deepseek_lab.distributed.worker.turns import Turns
 
 _BEAT_S, _LOOK_S = 0.5, 0.1
 """Where it is, is said so often, and where it has moved."""
@@ -49,6 +52,7 @@ class Worker:
         """The request that is to be interrupted."""
         self._beat_at_s = self._looked_at_s = self._parent_at_s = 0.0
         self._place: dict[str, Any] = {}
+        self._turns: Turns | None = None
         self._main_thread = threading.main_thread()
         self._folder = os.environ.get("DEEPSEEK_LAB_RANKS")
         module = types.ModuleType("__main__")
@@ -144,7 +148,13 @@ class Worker:
     def _do_train(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
         from deepseek_lab.distributed.worker.training import train
 
-        return train(self.rank, message, self.names)
+        try:
+            return train(self.rank, message, self.names, self._channel.send, self._follow)
+        finally:
+            self._turns = None
+
+    def _follow(self, turns: Turns | None) -> None:
+        self._turns = turns
 
     # The thread that listens.
 
@@ -158,6 +168,9 @@ class Worker:
             case "unblock":
                 if self._request == message.fields["request"]:
                     self.group.unblock()
+            case "save":
+                if self._turns is not None and self._request == message.fields["request"]:
+                    self._turns.tell(message.fields["place"])
             case "exit":
                 os._exit(0)
             case _:

@@ -45,6 +45,7 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     running = running or start(command)
     seen = cells.names(source)
     seed, batch = command.number("seed"), command.number("effective-batch")
+    save_s = command.number("checkpoint")
     shown = OnRanks(command, host, plain=0)
     began_s = time.perf_counter()
     trained = training.train(
@@ -57,6 +58,7 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
         seed=None if seed is None else int(seed),
         batch=None if batch is None else int(batch),
         way=way,
+        save_s=training.SAVE_S if save_s is None else save_s,
         said=shown.said,
     )
     if trained.failed:
