@@ -57,7 +57,7 @@ def train(
         source: The cell, as Python.
         file: File name of its code.
         uses: Names that the cell reads; those of the notebook are sent, with all that they need.
-        binds: Names that the cell binds or changes; they come back.
+        binds: Names that the cell binds or changes; they come back, and so do lists, dicts and sets that it reads.
         seed: Of the orders in which data is read, and with the rank of its random numbers; by default PyTorch's own.
         batch: Samples of an update over all ranks; by default each rank takes the cell's own batch.
         way: How gradients go between ranks: ``plain`` (exact), ``bf16``, ``int8`` (with error feedback), or ``auto``
@@ -84,7 +84,8 @@ def train(
         "seed": torch.initial_seed() % 2**31 if seed is None else seed,
         "batch": batch,
         "way": way,
-        "back": sorted(binds),
+        # history["loss"].append(...) changes a dict that no text analysis finds for certain.
+        "back": sorted({*binds, *(one for one in uses if isinstance(names.get(one), list | dict | set))}),
         "save_s": save_s,
     }
     saved: Saved | None = None

@@ -13,6 +13,7 @@ import dataclasses
 import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -244,7 +245,8 @@ class Luggage:
             self._bind(name, value)
         written = {id(self._objects[label]) for label in [*came["tensors"], *came["states"]]}
         into = {name for name, value in self._sent.items() if id(value) in written and _trains(value)}
-        return sorted(into) + sorted(came["names"].keys() - into)
+        plain = {name for name, value in came["names"].items() if not isinstance(value, ModuleType)}
+        return sorted(into) + sorted(plain - into)
 
     def _bind(self, name: str, value: Any) -> None:
         old = self._sent.get(name)

@@ -165,6 +165,19 @@ def test_a_model_made_in_the_cell_is_the_same_on_all_ranks_and_comes_back(three:
     assert len({one.details["checksum"] for one in trained.answers.values()}) == 1
 
 
+def test_containers_that_are_changed_deep_inside_come_back(three: Ranks) -> None:
+    names = make(10, 2) | {"kept": [1, 2]}
+    exec("import collections\nhistory = collections.defaultdict(list)\nseen = {'steps': [0]}", names)
+    history = names["history"]
+    loop = LOOP + "        history['loss'].append(loss.item())\n        seen['steps'][0] += len(kept) - 1\n"
+    trained = run(three, names, loop + "nn.utils.parameters_to_vector(model.parameters());")
+    assert names["history"] is history
+    assert history["loss"] == names["losses"]
+    assert names["seen"] == {"steps": [12]}
+    assert names["kept"] == [1, 2]
+    assert "nn" not in trained.changed
+
+
 def test_two_models_and_two_optimizers(three: Ranks) -> None:
     define = """
 import torch

@@ -7,6 +7,7 @@ same order on all ranks.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import queue
 import statistics
@@ -52,7 +53,7 @@ class Plain:
         values /= dist.get_world_size(group)
 
 
-class Shared:
+class Shared(abc.ABC):
     """Each rank adds up one part of the values, of what all ranks send of it, and sends the sum to all.
 
     A value is rounded twice on its way, whatever the number of ranks; sums are in float32. What goes over the link is
@@ -73,13 +74,13 @@ class Shared:
         _gather(all_of, mine, group=group)
         values.copy_(self.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
 
+    @abc.abstractmethod
     def encode(self, key: tuple[int, ...], rows: Tensor) -> Tensor:
         """Rows [r, part] float32 as bytes [r, b]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def decode(self, rows: Tensor, part: int) -> Tensor:
         """Bytes [r, b] as rows [r, part] float32."""
-        raise NotImplementedError
 
 
 class Bfloat16(Shared):
