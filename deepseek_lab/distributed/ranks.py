@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import atexit
-import collections
 import contextlib
 import dataclasses
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from deepseek_lab.base.errors import DeepseekError, TargetError
 from deepseek_lab.base.ranks import RankAnswer, RankState, spans
 from deepseek_lab.distributed.channel import Message, listen
 from deepseek_lab.distributed.interrupts import HeldInterrupts
-from deepseek_lab.distributed.processes import RankProcess, remove_remains
+from deepseek_lab.distributed.launchers import Launcher, Local, Site, Start
+from deepseek_lab.distributed.rank import Rank
+from deepseek_lab.distributed.request import Request
 
 START_LIMIT_S = 120.0
 COLLECTIVE_LIMIT_S = 1800.0
@@ -39,116 +40,12 @@ class RanksError(DeepseekError):
     """Ranks did not start, or are not what was asked for."""
 
 
-class _Rank:
-    """One rank, over the processes that it has had."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.incarnation = 0
-        self.process: RankProcess | None = None
-        self.state = "starting"
-        self.why = ""
-        self.device = ""
-        self.doing: dict[str, Any] = {}
-        """The last word on where it is."""
-        self.last_line = ""
-        self.freed = True
-        """Whether it was ended for nothing else could end the collective that it was in."""
-        self._busy: list[tuple[float, float]] = []
-
-    def beat(self, doing: dict[str, Any]) -> None:
-        """It said where it is."""
-        self.doing = doing
-        now = time.monotonic()
-        self._busy = [part for part in self._busy if now - part[0] < 2.5] + [(now, doing["busy_s"])]
-
-    @property
-    def stuck(self) -> bool:
-        """Whether it waits in a collective, and has computed nothing for about two seconds."""
-        (first_s, first), (last_s, last) = self._busy[0], self._busy[-1]
-        return (
-            bool(self.doing.get("waits"))
-            and last_s - first_s > 1.5
-            and last - first < 0.2 * (last_s - first_s)
-        )
-
-    @property
-    def identity(self) -> str:
-        return f"rank-{self.number}.{self.incarnation}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """What all ranks of a training have said at one place."""
-
-    place: dict[str, int]
-    states: Sequence[Any]
-    """By rank, what it alone knows."""
-    values: Sequence[Any]
-    """What all of them have."""
-    num_steps: int
-    left: dict[str, str]
-    """Names that could not be saved, and why: with these nothing can go on."""
-
-
-class Request:
-    """Something that ranks were asked for, and their answers."""
-
-    def __init__(self, number: int, ranks: Iterable[int]) -> None:
-        self.number = number
-        self.waits = set(ranks)
-        self.answers: dict[int, RankAnswer] = {}
-        self.payloads: dict[int, Sequence[Any]] = {}
-        self.unblocked_at_s: float | None = None
-        self.failed_at_s: float | None = None
-        self.ended_at_s: float | None = None
-        """When the first rank ended well."""
-        self.said: collections.deque[tuple[int, str, str]] = collections.deque()
-        self.saved: Saved | None = None
-        """The last place that all ranks have saved."""
-        self._saving: dict[tuple[int, int], dict[int, tuple[dict[str, Any], Sequence[Any]]]] = {}
-        self.unheard: Exception | None = None
-        """What the listener raised."""
-
-    def tell(self, listener: Callable[[int, str, str], None] | None) -> None:
-        """Hand on what was printed since the last time. A listener that fails hears no more; the ranks go on."""
-        while self.said:
-            part = self.said.popleft()
-            if listener is not None and self.unheard is None:
-                try:
-                    listener(*part)
-                except Exception as error:
-                    self.unheard = error
-
-    def save(self, rank: int, fields: dict[str, Any], payload: Sequence[Any], size: int) -> None:
-        """A rank has saved where it is."""
-        place = fields["place"]
-        key = place["statement"], place["turn"]
-        parts = self._saving.setdefault(key, {})
-        parts[rank] = fields, payload
-        while len(self._saving) > 2:  # a rank was told too late
-            del self._saving[next(iter(self._saving))]
-        if len(parts) == size:
-            told = parts[0][0]
-            states = [parts[number][1][0] for number in range(size)]
-            self.saved = Saved(place, states, parts[0][1][1:], told["num_steps"], told["left"])
-            self._saving.clear()
-
-    def sort_out(self) -> None:
-        """Tell ranks that failed because another one did from those that failed by themselves."""
-        alone = [one for one in self.answers.values() if one.status in {"ok", "unblocked"} or one.peer_lost]
-        if len(alone) == len(self.answers) and not any(one.status == "ok" for one in alone):
-            return
-        for number, one in self.answers.items():
-            if one.status == "error" and one.peer_lost:
-                self.answers[number] = dataclasses.replace(one, status="unblocked", broken=True)
-
-
 class Ranks:
-    """A group of processes on this machine.
+    """A group of processes.
 
     Args:
         num_ranks: How many.
+        launcher: What starts them; by default they are on this machine.
         changed: Called in a thread when the state of a rank has changed.
     """
 
@@ -156,12 +53,13 @@ class Ranks:
         self,
         num_ranks: int,
         *,
+        launcher: Launcher | None = None,
         changed: Callable[[RankState], None] | None = None,
     ) -> None:
         if num_ranks < 1:
             raise RanksError(f"{num_ranks} ranks cannot be started", hint="%deepseek ranks start -n 2")
         self._changed_to = changed
-        self._ranks = [_Rank(number) for number in range(num_ranks)]
+        self._ranks = [Rank(number) for number in range(num_ranks)]
         self._changed = threading.Condition()
         self._requests: dict[int, Request] = {}
         self._number = 0
@@ -169,9 +67,12 @@ class Ranks:
         self._joined = False
         self._stopping = False
         parent = Path(tempfile.gettempdir())
-        remove_remains(parent)
+        _remove_remains(parent)
         self._folder = Path(tempfile.mkdtemp(prefix=f"deepseek_lab-ranks-{os.getpid()}-", dir=parent))
-        self._channel = listen("127.0.0.1", self._folder / "connection.json", self._heard)
+        self._launcher = launcher or Local()
+        connection = self._folder / "connection.json"
+        self._channel = listen(self._launcher.host, connection, self._heard)
+        self._launcher.open(Site(self._folder, connection, num_ranks, self._channel.send))
         self._owner = os.getpid()
         atexit.register(self.stop)
 
@@ -198,8 +99,7 @@ class Ranks:
         """
         with HeldInterrupts() as held:
             try:
-                for one in self._ranks:
-                    self._spawn(one)
+                self._spawn(self._ranks)
                 self._await_hello(self._ranks, timeout_s, held)
                 self._join()
             except BaseException:
@@ -223,8 +123,8 @@ class Ranks:
                     one.process.kill()
                     one.process.wait(5)
                 one.incarnation += 1
-                self._spawn(one)
             try:
+                self._spawn(wanted)
                 self._await_hello(wanted, START_LIMIT_S, held)
             except BaseException:
                 for one in wanted:
@@ -251,6 +151,7 @@ class Ranks:
             if one.process is not None and not one.process.wait(max(0.0, until - time.monotonic())):
                 one.process.kill()
                 one.process.wait(5)
+        self._launcher.close()
         self._channel.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         for one in self._ranks:
@@ -365,19 +266,22 @@ class Ranks:
 
     # Starting.
 
-    def _spawn(self, one: _Rank) -> None:
-        one.state, one.why, one.doing, one.freed = "starting", "", {}, True
-        incarnation = one.incarnation
-        one.process = RankProcess(
-            self._folder,
-            one.number,
-            one.identity,
-            max(1, len(os.sched_getaffinity(0)) // len(self._ranks)),
-            lambda status: self._ended(one, incarnation, status),
-        )
+    def _spawn(self, ranks: Sequence[Rank]) -> None:
+        starts = []
+        for one in ranks:
+            one.state, one.why, one.doing, one.freed = "starting", "", {}, True
+            starts.append(Start(one.number, one.identity, partial(self._ended, one, one.incarnation)))
         self._joined = False
+        try:
+            processes = self._launcher.launch(starts)
+        except BaseException:
+            for one in ranks:
+                one.state, one.why = "dead", "could not be started"
+            raise
+        for one, process in zip(ranks, processes, strict=True):
+            one.process = process
 
-    def _await_hello(self, ranks: Sequence[_Rank], timeout_s: float, held: HeldInterrupts) -> None:
+    def _await_hello(self, ranks: Sequence[Rank], timeout_s: float, held: HeldInterrupts) -> None:
         until = time.monotonic() + timeout_s
         while any(one.state == "starting" for one in ranks):
             with self._changed:
@@ -410,6 +314,7 @@ class Ranks:
     def _heard(self, sender: bytes, message: Message) -> None:
         one = next((one for one in self._ranks if one.identity.encode() == sender), None)
         if one is None:
+            self._launcher.heard(sender, message)
             return
         match message.kind:
             case "hello":
@@ -433,7 +338,7 @@ class Ranks:
             case "done":
                 self._answered(one, message)
 
-    def _answered(self, one: _Rank, message: Message) -> None:
+    def _answered(self, one: Rank, message: Message) -> None:
         fields = message.fields
         answer = RankAnswer(
             rank=one.number,
@@ -450,7 +355,7 @@ class Ranks:
         self._take(one, fields["request"], answer, message.payload)
         self._set(one, "ready")
 
-    def _take(self, one: _Rank, number: int, answer: RankAnswer, payload: Sequence[Any] = ()) -> None:
+    def _take(self, one: Rank, number: int, answer: RankAnswer, payload: Sequence[Any] = ()) -> None:
         with self._changed:
             request = self._requests.get(number)
             if request is None or one.number not in request.waits:
@@ -467,10 +372,10 @@ class Ranks:
             request.waits.discard(one.number)
             self._changed.notify_all()
 
-    def _ended(self, one: _Rank, incarnation: int, status: int) -> None:
+    def _ended(self, one: Rank, incarnation: int, why: str) -> None:
         if one.incarnation != incarnation or self._stopping or one.state == "restarting":
             return
-        one.why = _ending(status) if one.freed else "was ended, as nothing else ends the collective it was in"
+        one.why = why if one.freed else "was ended, as nothing else ends the collective it was in"
         self._joined = False
         with self._changed:
             waiting = [request for request in self._requests.values() if one.number in request.waits]
@@ -493,7 +398,7 @@ class Ranks:
     def _send(self, number: int, message: Message) -> None:
         self._channel.send(message, self._ranks[number].identity.encode())
 
-    def _set(self, one: _Rank, state: str) -> None:
+    def _set(self, one: Rank, state: str) -> None:
         with self._changed:
             if one.state == "dead" and state in {"ready", "busy"} and one.process and not one.process.alive:
                 return
@@ -502,7 +407,7 @@ class Ranks:
         if self._changed_to is not None:
             self._changed_to(self._state(one))
 
-    def _state(self, one: _Rank) -> RankState:
+    def _state(self, one: Rank) -> RankState:
         return RankState(
             rank=one.number,
             state=one.state,
@@ -513,16 +418,6 @@ class Ranks:
             last_line=one.last_line,
             why=one.why,
         )
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"ended with exit status {status}"
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(-status).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"was ended by {name}{hint}"
-    return f"was ended by signal {-status}"
 
 
 def start(num_ranks: int, **options: Any) -> Ranks:
@@ -556,3 +451,12 @@ def needed() -> Ranks:
     if not _current:
         raise TargetError("no ranks have been started", hint="%deepseek ranks start -n 2")
     return _current[0]
+
+
+def _remove_remains(parent: Path) -> None:
+    """Remove folders of ranks whose notebook has ended without removing them."""
+    for folder in parent.glob("deepseek_lab-ranks-*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            owner = int(folder.name.split("-")[2])
+            if folder.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,8 @@ import torch
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.base.ranks import RankAnswer
-from deepseek_lab.distributed.ranks import Ranks, Saved
+from deepseek_lab.distributed.ranks import Ranks
+from deepseek_lab.distributed.request import Saved
 from deepseek_lab.distributed.travel import Luggage
 
 SAVE_S = 30.0

@@ -18,7 +18,8 @@ import time
 
 import psutil
 
-from deepseek_lab.distributed.ranks import Ranks, RanksError, Request
+from deepseek_lab.distributed.ranks import Ranks, RanksError
+from deepseek_lab.distributed.request import Request
 
 NUM_RANKS = 4
 REDUCE = "import torch, torch.distributed as dist\nx = torch.ones(2) * rank\ndist.all_reduce(x)\nx[0].item()"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deepseek_lab.distributed.ranks import Ranks, Request
+from deepseek_lab.distributed.ranks import Ranks
+from deepseek_lab.distributed.request import Request
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ import zmq
 from deepseek_lab.base.ranks import RankOutput, alike, parse_spans, spans
 from deepseek_lab.distributed import ranks as module
 from deepseek_lab.distributed.channel import Connection, Message, connect
-from deepseek_lab.distributed.ranks import Ranks, RanksError, Request
+from deepseek_lab.distributed.ranks import Ranks, RanksError
+from deepseek_lab.distributed.request import Request
 
 Run = Callable[..., Request]
 REDUCE = "import torch, torch.distributed as dist\nx = torch.ones(2) * rank\ndist.all_reduce(x)\nx.tolist()"

@@ -1,0 +1,6 @@
+"""Ways to start the processes of ranks. Each file beside ``launcher.py`` is one way to meet its contract."""
+
+from deepseek_lab.distributed.launchers.launcher import Launcher, Process, Site, Start
+from deepseek_lab.distributed.launchers.local import Local
+
+__all__ = ["Launcher", "Local", "Process", "Site", "Start"]

@@ -1,0 +1,101 @@
+"""What a launcher promises: processes that connect to the notebook, and word of how each ends."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from deepseek_lab.distributed.channel import Message
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A rank's process that is wanted."""
+
+    rank: int
+    identity: str
+    """What the process calls itself on its connection."""
+    ended: Callable[[str], None]
+    """Called once, in a thread, when the process has ended, with how it did: ``ended with exit status 3``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """What the notebook has for those that launch."""
+
+    folder: Path
+    """For files, which its owner alone may read; removed with the ranks."""
+    connection: Path
+    """The connection file in it, which holds keys."""
+    num_ranks: int
+    send: Callable[[Message, bytes], None]
+    """To a process that calls itself so."""
+
+
+class Process(Protocol):
+    """One rank's process, wherever it is."""
+
+    @property
+    def pid(self) -> int:
+        """Process number where it runs; 0 while that is not known."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+
+    def kill(self) -> None:
+        """End it and whatever it has started, now; returns before it has ended."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended within the time."""
+
+    def last_words(self) -> str:
+        """The end of what it wrote beside its cells: faults of its libraries, of the interpreter."""
+
+
+class Launcher(abc.ABC):
+    """Starts the processes of ranks in one way."""
+
+    host = "127.0.0.1"
+    """Address of this machine at which the notebook listens for the ranks."""
+
+    _site: Site
+
+    def open(self, site: Site) -> None:
+        """Take note of what the notebook has; called once, before anything is started."""
+        self._site = site
+
+    @abc.abstractmethod
+    def launch(self, starts: Sequence[Start]) -> list[Process]:
+        """Start processes, all or none, in the order of ``starts``; returns before they have connected.
+
+        Raises:
+            DeepseekError: nothing can be started, and what to do.
+        """
+
+    def heard(self, sender: bytes, message: Message) -> None:  # noqa: B027 - most start only what is a rank
+        """Called with what a process says that is no rank; in a thread."""
+
+    def close(self) -> None:  # noqa: B027 - most leave nothing
+        """Remove what was made beside the processes, which have ended."""
+
+
+def ending(status: int) -> str:
+    """How a process ended, from its exit status; that of a signal is negative."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-status).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+    return f"was ended by signal {-status}"
+
+
+def tail(text: bytes) -> str:
+    """The last lines of what a process wrote."""
+    return "\n".join(text[-2000:].decode(errors="replace").strip().splitlines()[-8:])
