@@ -21,6 +21,7 @@ from deepseek_lab.distributed.channel import Message, listen
 from deepseek_lab.distributed.interrupts import HeldInterrupts
 from deepseek_lab.distributed.launchers import Launcher, Local, Site, Start
 from deepseek_lab.distributed.rank import Rank
+from deepseek_lab.distributed.rendezvous import Rendezvous
 from deepseek_lab.distributed.request import Request
 
 START_LIMIT_S = 120.0
@@ -63,7 +64,6 @@ class Ranks:
         self._changed = threading.Condition()
         self._requests: dict[int, Request] = {}
         self._number = 0
-        self._epoch = 0
         self._joined = False
         self._stopping = False
         parent = Path(tempfile.gettempdir())
@@ -72,6 +72,7 @@ class Ranks:
         self._launcher = launcher or Local()
         connection = self._folder / "connection.json"
         self._channel = listen(self._launcher.host, connection, self._heard)
+        self._rendezvous = Rendezvous(self._channel.send)
         self._launcher.open(Site(self._folder, connection, num_ranks, self._channel.send))
         self._owner = os.getpid()
         atexit.register(self.stop)
@@ -299,9 +300,7 @@ class Ranks:
     def _join(self) -> None:
         """Form the group, of all ranks."""
         self._require(range(len(self._ranks)))
-        self._epoch += 1
-        store = self._folder / f"group-{self._epoch}"
-        fields = {"size": len(self._ranks), "store": str(store), "limit_s": COLLECTIVE_LIMIT_S}
+        fields = {"size": len(self._ranks), "group": self._rendezvous.begin(), "limit_s": COLLECTIVE_LIMIT_S}
         request = self.ask("join", fields)
         for number, answer in request.answers.items():
             if answer.status != "ok":
@@ -319,6 +318,8 @@ class Ranks:
         match message.kind:
             case "hello":
                 self._set(one, "ready")
+            case "meet":
+                self._rendezvous.heard(sender, message)
             case "beat":
                 one.beat(message.fields)
             case "said":

@@ -88,9 +88,17 @@ def place(frame: FrameType | None, file: str) -> dict[str, Any]:
     where: dict[str, Any] = {}
     while frame is not None:
         code = frame.f_code
-        if "function" not in where:
+        if code.co_filename.endswith(
+            "distributed/worker/store.py"
+        ):  # asks the notebook, for whoever called it
+            where["waits"] = True
+        elif "function" not in where:
             where["function"] = code.co_name
-            where["waits"] = "torch/distributed" in code.co_filename or code.co_name == "_engine_run_backward"
+            where["waits"] = (
+                "waits" in where
+                or "torch/distributed" in code.co_filename
+                or code.co_name == "_engine_run_backward"
+            )
         if code.co_filename == file:
             where["line"] = frame.f_lineno
             break

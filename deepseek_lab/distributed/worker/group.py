@@ -18,7 +18,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from deepseek_lab.distributed.channel import Message
+
+if TYPE_CHECKING:
+    from deepseek_lab.distributed.worker.store import NotebookStore
 
 _MEETING_S = 60
 """Ranks that form a group wait so long for each other."""
@@ -63,9 +68,15 @@ def _shut_down(descriptor: int, inode: int) -> None:
 
 
 class Group:
-    """What this rank belongs to."""
+    """What this rank belongs to.
 
-    def __init__(self) -> None:
+    Args:
+        send: Sends to the notebook.
+    """
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._store: NotebookStore | None = None
         self.broken = False
         """Whether connections were shut down since the group was joined."""
         self._opened: dict[int, int] = {}
@@ -73,8 +84,8 @@ class Group:
         self._seen = (-1, 0.0)
         """Bytes that had gone over all connections, and since when."""
 
-    def join(self, *, rank: int, size: int, store: str, limit_s: float, local_rank: int) -> str:
-        """Form a group with the other ranks, who come to the same file; gives the name of its device.
+    def join(self, *, rank: int, size: int, group: int, limit_s: float, local_rank: int) -> str:
+        """Form a group with the other ranks, which the notebook has given this number; gives the name of its device.
 
         Raises:
             RuntimeError: the others did not come within the limit.
@@ -82,18 +93,20 @@ class Group:
         import torch
         import torch.distributed as dist
 
+        from deepseek_lab.distributed.worker.store import NotebookStore
+
         self.leave()
         cuda = (
             torch.cuda.is_available() and dist.is_nccl_available() and local_rank < torch.cuda.device_count()
         )
         if cuda:
             torch.cuda.set_device(local_rank)
-        meeting = dist.FileStore(store, size)  # type: ignore[attr-defined]
-        meeting.set_timeout(dt.timedelta(seconds=_MEETING_S))
+        # C++ holds a store, and not the Python object that it calls.
+        self._store = NotebookStore(self._send, group, _MEETING_S)
         with self._remembering():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=meeting,
+                store=self._store,
                 rank=rank,
                 world_size=size,
                 timeout=dt.timedelta(seconds=limit_s),
@@ -111,6 +124,11 @@ class Group:
         self._opened.clear()
         self._asked_at_s = None
 
+    def heard(self, message: Message) -> None:
+        """An answer to what the group's store has asked for."""
+        if self._store is not None:
+            self._store.heard(message)
+
     def unblock(self) -> None:
         """Have the collective that is under way raise, and every later one, as soon as :meth:`tick` finds it quiet."""
         self._asked_at_s, self._seen = time.monotonic(), (-1, 0.0)
@@ -126,6 +144,8 @@ class Group:
             return
         self._asked_at_s = None
         self.broken = True
+        if self._store is not None:
+            self._store.close()
         for descriptor, inode in list(self._opened.items()):
             _shut_down(descriptor, inode)
 

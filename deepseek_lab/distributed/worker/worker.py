@@ -41,7 +41,6 @@ class Worker:
 
     def __init__(self, connection: Connection, rank: int, identity: bytes, parent: int) -> None:
         self.rank, self._parent = rank, parent
-        self.group = Group()
         self._output = Output()
         self._todo: queue.Queue[Message] = queue.Queue()
         self._request: int | None = None
@@ -59,6 +58,7 @@ class Worker:
         sys.modules["__main__"] = module
         self.names: dict[str, Any] = vars(module)
         self._channel = connect(connection, identity, self._heard, tick=self._tick)
+        self.group = Group(self._channel.send)
 
     def serve(self) -> None:
         """Do what is asked for until the notebook says that it is enough, or ends."""
@@ -124,7 +124,7 @@ class Worker:
         size, local_rank = wanted["size"], wanted["local_rank"]
         os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank))
         device = self.group.join(
-            rank=self.rank, size=size, store=wanted["store"], limit_s=wanted["limit_s"], local_rank=local_rank
+            rank=self.rank, size=size, group=wanted["group"], limit_s=wanted["limit_s"], local_rank=local_rank
         )
         for name, value in {"rank": self.rank, "world_size": size, "device": device}.items():
             self.names.setdefault(name, value)
@@ -168,6 +168,8 @@ class Worker:
             case "unblock":
                 if self._request == message.fields["request"]:
                     self.group.unblock()
+            case "met":
+                self.group.heard(message)
             case "save":
                 if self._turns is not None and self._request == message.fields["request"]:
                     self._turns.tell(message.fields["place"])
