@@ -389,7 +389,15 @@ VERBS: dict[str, Verb] = {
                     "how gradients go between ranks; all but plain need --allow-lossy",
                     "choice",
                     default="plain, with --allow-lossy auto",
-                    choices=("plain", "bf16", "int8", "auto"),
+                    choices=("plain", "bf16", "int8", "powersgd", "local", "diloco", "auto"),
+                ),
+                Flag("rank", "of the factors, with --exchange powersgd", "int", "R", default="32"),
+                Flag(
+                    "every",
+                    "updates from one mean of the parameters to the next, with --exchange local or diloco",
+                    "int",
+                    "N",
+                    default="8, with diloco 32",
                 ),
             ),
             (
@@ -401,6 +409,65 @@ VERBS: dict[str, Verb] = {
                 ),
             ),
             elsewhere=True,
+        ),
+        Verb(
+            "distributed_plan",
+            "predicts how a model would train data-parallel on devices that are described and not there: the time of a "
+            "step, what waits, and what each way of exchanging gradients brings, from 2 to 1024 of them",
+            ("line",),
+            (Operand("MODEL", "object", "an nn.Module, real or on the meta device"),),
+            (
+                Flag("model", "the same as MODEL", "text", "MODEL"),
+                Flag(
+                    "devices",
+                    "how many of what: a name (16xV100) or a size (8x80GB)",
+                    "text",
+                    "DEVICES",
+                    default="needed",
+                ),
+                Flag(
+                    "link",
+                    "what each node sends in a second to others, one way",
+                    "text",
+                    "RATE",
+                    default="100Gbit/s",
+                ),
+                Flag("node-size", "devices of a node", "int", "INT", default="8"),
+                Flag(
+                    "batch", "samples on each device at a time", "int", "INT", default="1, or the example's"
+                ),
+                Flag(
+                    "sequence",
+                    "tokens a sample",
+                    "int",
+                    "INT",
+                    default="what the configuration allows, at most 2048",
+                ),
+                Flag(
+                    "inputs",
+                    "a tensor, tuple or dict of the notebook that the model can be called with",
+                    "name",
+                    "NAME",
+                    default="found from the model's configuration",
+                ),
+                Flag(
+                    "step-time",
+                    "what a step takes on one device, where it was measured",
+                    "seconds",
+                    "SECONDS",
+                    default="worked out from the operators and the device's peaks",
+                ),
+            ),
+            (
+                (
+                    "%deepseek distributed plan --model model --devices 16xV100 --link 10Gbit/s --batch 32",
+                    "two nodes of eight; exact ways first",
+                ),
+                (
+                    "%deepseek distributed plan model --devices 64xA100 --batch 8 --step-time 0.21 --to p",
+                    "with the time of a step on one device; p.curve holds the efficiencies",
+                ),
+            ),
         ),
         Verb(
             "why",

@@ -79,10 +79,10 @@ def split_line(text: str) -> list[str]:
     """
     head, _, rest = text.strip().partition(" ")
     verb = VERBS.get(head)
+    if verb is not None and (longer := two_words(head, rest)) is not None:
+        return [longer.name, *split(rest.lstrip()[len(longer.words) - len(head) - 1 :])]
     if verb is None or not verb.takes_code:
         return split(text)
-    if (longer := two_words(head, rest)) is not None:
-        return [longer.name, *split(rest.lstrip()[len(longer.words) - len(head) - 1 :])]
     words = [head]
     while rest := rest.lstrip():
         word, _, after = rest.partition(" ")

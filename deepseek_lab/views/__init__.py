@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from deepseek_lab.views._ranks import failure_text, ranks_html, ranks_text
     from deepseek_lab.views._run import run_bundle
     from deepseek_lab.views._save import save
+    from deepseek_lab.views._scaling import scaling_html, scaling_line, scaling_text
     from deepseek_lab.views._scatter_view import ScatterView
     from deepseek_lab.views._svg import graph_svg
     from deepseek_lab.views._table_view import TableView
@@ -80,6 +81,9 @@ _PLACES = {
     "ranks_text": "_ranks",
     "run_bundle": "_run",
     "save": "_save",
+    "scaling_html": "_scaling",
+    "scaling_line": "_scaling",
+    "scaling_text": "_scaling",
     "timeline_frame": "_timeline",
     "timeline_page": "_timeline",
     "timeline_svg": "_timeline_svg",
@@ -126,6 +130,9 @@ __all__ = [
     "ranks_text",
     "run_bundle",
     "save",
+    "scaling_html",
+    "scaling_line",
+    "scaling_text",
     "timeline_frame",
     "timeline_page",
     "timeline_svg",

@@ -19,7 +19,7 @@ PURPOSES = (
 
 def devices_line(plan: DevicePlan) -> str:
     """One line: what fits, how, and how large it could be."""
-    head = f"plan  {_words.clip(plan.model, 40)} ({_count(plan.num_parameters)}) on {_words.clip(plan.devices, 60)}"
+    head = f"plan  {_words.clip(plan.model, 40)} ({count(plan.num_parameters)}) on {_words.clip(plan.devices, 60)}"
     limit = _words.memory(plan.limit_bytes)
     if plan.plain.fits:
         peak = _words.memory(plan.plain.holding.peak)
@@ -36,10 +36,10 @@ def devices_line(plan: DevicePlan) -> str:
         parts = [head, f"nothing fits: {_words.memory(plan.short_bytes)} too much on each device"]
     if plan.largest:
         most = max(plan.largest, key=lambda one: one.num_parameters)
-        line = f"largest of its kind {_count(most.num_parameters)}"
+        line = f"largest of its kind {count(most.num_parameters)}"
         first = plan.largest[0]
         if most is not first:
-            line += f", plain {_count(first.num_parameters)} ({_words.ratio(most.ratio)})"
+            line += f", plain {count(first.num_parameters)} ({_words.ratio(most.ratio)})"
         parts.append(line)
     return "  ".join(parts)
 
@@ -64,7 +64,7 @@ def devices_html(plan: DevicePlan) -> str:
         f'<p class="s">{escape(_words.clip(devices_line(plan), 600))}</p>',
     ]
     for title, table in _sections(plan):
-        parts.append(f"<details open><summary>{escape(title)}</summary>{_table(table)}</details>")
+        parts.append(f"<details open><summary>{escape(title)}</summary>{_html.table(table)}</details>")
     if plan.remedies:
         items = "".join(f"<li>{escape(_words.clip(one, 200))}</li>" for one in plan.remedies)
         parts.append(f"<p>what would make it fit, each tried alone</p><ul>{items}</ul>")
@@ -123,7 +123,7 @@ def _largest(plan: DevicePlan) -> _tables.Table:
     rows = tuple(
         (
             _added(one.words, last),
-            _count(one.num_parameters),
+            count(one.num_parameters),
             _words.ratio(one.ratio),
             str(one.num_blocks),
             f"{one.width:,}" if one.width else "",
@@ -143,18 +143,7 @@ def _added(words: str, before: str) -> str:
     return ("+ " if before else "") + ", ".join(added)
 
 
-def _table(table: _tables.Table) -> str:
-    used = [at for at in range(len(table.columns)) if any(row[at].strip() for row in table.rows)]
-    flush = [' class="n"' if at in table.numeric else "" for at in range(len(table.columns))]
-    head = "".join(f"<th{flush[at]}>{escape(table.columns[at])}</th>" for at in used)
-    body = "".join(
-        f"<tr>{''.join(f'<td{flush[at]}>{escape(_words.clip(row[at], 160))}</td>' for at in used)}</tr>"
-        for row in table.rows
-    )
-    return f'<div class="x"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _count(number: int) -> str:
+def count(number: int) -> str:
     """A number of parameters: ``52.0 B``, ``124 M``."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:

@@ -183,6 +183,18 @@ def _candidates(rows: Sequence[CandidateRow], detail: Detail) -> str:
     return f'<div class="x">{table_html}</div>{more}'
 
 
+def table(table: _tables.Table) -> str:
+    """A table; columns that say nothing are left out."""
+    used = [at for at in range(len(table.columns)) if any(row[at].strip() for row in table.rows)]
+    flush = [' class="n"' if at in table.numeric else "" for at in range(len(table.columns))]
+    head = "".join(f"<th{flush[at]}>{escape(table.columns[at])}</th>" for at in used)
+    body = "".join(
+        f"<tr>{''.join(f'<td{flush[at]}>{escape(_words.clip(row[at], 160))}</td>' for at in used)}</tr>"
+        for row in table.rows
+    )
+    return f'<div class="x"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def _flush(at: int, table: _tables.Table) -> str:
     return ' class="n"' if at in table.numeric else ""
 

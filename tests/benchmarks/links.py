@@ -58,13 +58,22 @@ def links(num_ranks: int, mbit: float | None) -> Iterator[None]:
                 ["ip", "link", "set", "lo", "up"],
             ):
                 _run(*inside(rank, words))
-            if mbit is not None:
-                shape = ["root", "tbf", "rate", f"{mbit:.0f}mbit", "burst", "256kb", "latency", "50ms"]
-                _run("tc", "qdisc", "add", "dev", near, *shape)
-                _run(*inside(rank, ["tc", "qdisc", "add", "dev", "eth0", *shape]))
+        shape(num_ranks, mbit)
         yield
     finally:
         for rank in range(num_ranks):
             subprocess.run(["ip", "netns", "del", f"{_NAME}n{rank}"], capture_output=True, check=False)
             subprocess.run(["ip", "link", "del", f"{_NAME}v{rank}"], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", f"{_NAME}b"], capture_output=True, check=False)
+
+
+def shape(num_ranks: int, mbit: float | None) -> None:
+    """Give links that are there another bandwidth; what goes over them goes on."""
+    for rank in range(num_ranks):
+        for words in (["dev", f"{_NAME}v{rank}"], ["dev", "eth0"]):
+            if mbit is None:
+                kind = ["pfifo", "limit", "1000"]
+            else:
+                kind = ["tbf", "rate", f"{mbit:.0f}mbit", "burst", "256kb", "latency", "50ms"]
+            command = ["tc", "qdisc", "replace", *words, "root", *kind]
+            _run(*(inside(rank, command) if words[1] == "eth0" else command))

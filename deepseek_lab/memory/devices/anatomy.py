@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ def skeleton(
     """A copy of the model whose tensors are fake, with few blocks of each kind unless ``whole``; the model itself
     and its values are not touched. Beside it, path and kind of each block that is left.
     """
-    seen = anatomy(model)
+    blocks = anatomy(model).blocks if block_paths(model) else ()
     memo: dict[int, Any] = {}
     with mode:
         for each in model.parameters():
@@ -135,7 +135,7 @@ def skeleton(
             memo[id(each)] = nn.Parameter(torch.empty(each.shape, dtype=kind), each.requires_grad)
         for buffer in model.buffers():
             memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
-        dropped = [] if whole else list(_surplus(seen))
+        dropped = [] if whole else list(_surplus(blocks))
         for path in dropped:
             memo[id(model.get_submodule(path))] = nn.Identity()
         made = copy.deepcopy(model, memo)
@@ -145,7 +145,7 @@ def skeleton(
         del made.get_submodule(holder)[int(name)]  # type: ignore[operator]
     kept: list[tuple[str, int]] = []
     positions: dict[str, int] = {}
-    for block in seen.blocks:
+    for block in blocks:
         if block.path not in gone:
             holder = block.path.rpartition(".")[0]
             at = positions[holder] = positions.get(holder, -1) + 1
@@ -156,9 +156,9 @@ def skeleton(
     return made.train(), kept
 
 
-def _surplus(seen: Anatomy) -> Iterator[str]:
+def _surplus(blocks: Sequence[Block]) -> Iterator[str]:
     left: dict[int, int] = {}
-    for block in seen.blocks:
+    for block in blocks:
         left[block.kind] = left.get(block.kind, 0) + 1
         if left[block.kind] > KEPT_OF_A_KIND:
             yield block.path

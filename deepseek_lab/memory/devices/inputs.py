@@ -141,3 +141,23 @@ def _with_loss(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], 
             kwargs, torch.empty(scores.shape[0], dtype=torch.long, device="meta"), "classes", "", args
         )
     return Inputs(kwargs, None, "mean", "", args)
+
+
+def in_words(inputs: Inputs) -> str:
+    """Names and shapes: ``input_ids 4×128``."""
+    shapes = [
+        f"{name} {'×'.join(map(str, value.shape))}".strip()
+        for name, value in (*(("", value) for value in inputs.args), *inputs.kwargs.items())
+        if isinstance(value, torch.Tensor)
+    ]
+    return ", ".join(shapes)
+
+
+def loss_in_words(inputs: Inputs) -> str:
+    """What the loss is."""
+    return {
+        "next-token": "cross-entropy of the next token",
+        "classes": "cross-entropy of one class a sample",
+        "own": "the model's own",
+        "mean": "the mean of the output's squares, because the output does not say more",
+    }[inputs.kind]

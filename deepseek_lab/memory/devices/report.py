@@ -16,7 +16,7 @@ from deepseek_lab.memory.devices.code import to_code
 from deepseek_lab.memory.devices.cost import ASSUMED
 from deepseek_lab.memory.devices.footprint import Inputs
 from deepseek_lab.memory.devices.grow import Family
-from deepseek_lab.memory.devices.inputs import find_inputs
+from deepseek_lab.memory.devices.inputs import find_inputs, in_words, loss_in_words
 from deepseek_lab.memory.devices.machine import UNKNOWN, Device, Machine, parse_bytes
 from deepseek_lab.memory.devices.planner import (
     CHUNK,
@@ -83,7 +83,7 @@ def plan_devices(
     plain, chosen = planner.choice(PLAIN), planner.cheapest()
     smallest = planner.smallest()
     count, family = len(planner.seen.blocks), Family(model)
-    words = _words(inputs)
+    words = in_words(inputs)
     told = DevicePlan(
         model=name,
         class_name=planner.seen.class_name,
@@ -109,15 +109,6 @@ def plan_devices(
     return dataclasses.replace(
         told, code=to_code(model, inputs, chosen.way, str(machine), machine.num_devices, about)
     )
-
-
-def _words(inputs: Inputs) -> str:
-    shapes = [
-        f"{name} {'×'.join(map(str, value.shape))}".strip()
-        for name, value in (*(("", value) for value in inputs.args), *inputs.kwargs.items())
-        if isinstance(value, torch.Tensor)
-    ]
-    return ", ".join(shapes)
 
 
 def _outcome(choice: Choice, planner: Planner, count: int) -> Outcome:
@@ -213,12 +204,6 @@ def _remedies(planner: Planner, batch: int | None, sequence: int | None, example
 
 
 def _assumptions(inputs: Inputs, machine: Machine, by_depth_alone: bool) -> list[str]:
-    loss = {
-        "next-token": "cross-entropy of the next token",
-        "classes": "cross-entropy of one class a sample",
-        "own": "the model's own",
-        "mean": "the mean of the output's squares, because the output does not say more",
-    }[inputs.kind]
     known = [device for _, device in machine.groups if device.source]
     rates = (
         "; ".join(dict.fromkeys(device.source for device in known))
@@ -226,7 +211,7 @@ def _assumptions(inputs: Inputs, machine: Machine, by_depth_alone: bool) -> list
     )
     made = [
         f"{RESERVED:.0%} of each device is left to the driver, to communication libraries and to fragmentation",
-        f"loss: {loss}; units compute in bfloat16 and add gradients up in the parameters' type; AdamW",
+        f"loss: {loss_in_words(inputs)}; units compute in bfloat16 and add gradients up in the parameters' type; AdamW",
         "plain FSDP2: every block a unit, resharded after its forward pass, fused AdamW, no recomputation",
         f"time is estimated, nothing ran: {ASSUMED}; rates of {rates}",
         "the optimizer step inside the backward pass allows neither clipping by the global norm nor accumulation",

@@ -73,14 +73,19 @@ def run(plan: Plan, host: Host) -> Shown:
         name=target,
         batch=int(batch) if batch else None,
         sequence=int(sequence) if sequence else None,
-        example=_example(command.text("inputs"), host),
+        example=example_of(command.text("inputs"), host),
         precision=command.text("precision"),
         host_memory=command.text("host-memory"),
     )
     return ShownPlan(made, view=view_of(command))
 
 
-def _example(name: str | None, host: Host) -> Any:
+def example_of(name: str | None, host: Host) -> Any:
+    """What ``--inputs`` names.
+
+    Raises:
+        TargetError: nothing of the notebook has that name.
+    """
     if name is None:
         return None
     if name not in host.namespace:

@@ -1,0 +1,215 @@
+"""What a rank's process measures: links, arithmetic, and a step without communication."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from deepseek_lab.distributed.scaling.network import Link
+from deepseek_lab.distributed.scaling.predict import Compute
+from deepseek_lab.distributed.scaling.ways import GROUP, Arithmetic, Shares, Stages
+from deepseek_lab.distributed.worker import exchange
+
+SMALL_BYTES = (1 << 10, 4 << 10)
+LARGE_BYTES = (1 << 20, 2 << 20, 4 << 20)
+"""Messages that are timed: for the latency, and for the bandwidth."""
+_ROUNDS = 5
+_REST_S = 0.06
+"""Before each message: a shaper by token bucket has filled up again."""
+_NUM_SHARES = 8
+_NUM_VALUES = 1 << 22
+
+
+def measure_link(
+    group: Any = None, small: Sequence[int] = SMALL_BYTES, large: Sequence[int] = LARGE_BYTES
+) -> tuple[Link, float]:
+    """A link, and seconds of a core for a byte that goes over it; all ranks of the group call it together.
+
+    All-reduces of several sizes are timed. What a rank sends in a ring of n is 2 (n - 1) / n of the size, in 2 (n - 1)
+    messages. The slope over the large ones, by least squares on relative errors, is the bandwidth.
+    """
+    size = dist.get_world_size(group)
+    moved = 2 * (size - 1) / size
+    times = {one: _timed_all_reduce(one, group) for one in (*small, *large)}
+    latency_s = min(times[one][0] for one in small) / (2 * (size - 1))
+    intercept_s, s_per_byte = _line([moved * one for one in large], [times[one][0] for one in large])
+    burst = max(0.0, (latency_s * 2 * (size - 1) - intercept_s) / s_per_byte)
+    core = sum(times[one][1] for one in large) / sum(moved * one for one in large)
+    found = torch.tensor([1 / s_per_byte, latency_s, burst, core], dtype=torch.float64)
+    dist.all_reduce(found, group=group)
+    bandwidth, latency_s, burst, core = (found / size).tolist()
+    return Link(bandwidth, latency_s, burst, 1 / core if burst else 0.0), core
+
+
+def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = LARGE_BYTES[-1]) -> Shares:
+    """How much of a link each kind of collective reaches alone and in pairs, from messages of one size.
+
+    gloo's all-to-all sends at times only when it has received, and ranks that send to several others are not done at
+    the same time: what counts is the mean.
+
+    Args:
+        link: Between the ranks.
+        groups: Two, each of the same ranks.
+        num_bytes: Of a message.
+    """
+    made = []
+    for kind, times in (("all_reduce", 2), ("all_to_all", 1), ("all_gather", 1)):
+        calls = [_collective(kind, group, num_bytes) for group in groups]
+        size = dist.get_world_size(groups[0])
+        sent = times * (num_bytes // size) * (size - 1)
+        delay_s = times * (size - 1) * link.latency_s
+
+        def together(calls: Sequence[Callable[[], object]] = calls) -> None:
+            threads = [threading.Thread(target=call) for call in calls[1:]]
+            for one in threads:
+                one.start()
+            calls[0]()
+            for one in threads:
+                one.join()
+
+        for call, count in ((calls[0], 1), (together, len(calls))):
+            taken = statistics.mean(_samples(call, groups[0], _NUM_SHARES)[0])
+            made.append((count * sent - link.burst_bytes) / link.bandwidth / max(taken - delay_s, 1e-9))
+    found = torch.tensor(made, dtype=torch.float64)
+    dist.all_reduce(found, group=groups[0])
+    alone = [min(1.0, one) for one in (found / dist.get_world_size(groups[0])).tolist()]
+    return Shares(*((alone[at], alone[at + 1]) for at in (0, 2, 4)))
+
+
+def _collective(kind: str, group: Any, num_bytes: int) -> Callable[[], object]:
+    size = dist.get_world_size(group)
+    part = num_bytes // size
+    whole, came = (torch.zeros(part * size, dtype=torch.uint8) for _ in range(2))
+    mine, values = torch.zeros(part, dtype=torch.uint8), torch.zeros(part * size // 4)
+    return {
+        "all_reduce": lambda: dist.all_reduce(values, group=group),
+        "all_to_all": lambda: dist.all_to_all_single(came, whole, group=group),
+        "all_gather": lambda: exchange._gather(came, mine, group=group),
+    }[kind]
+
+
+def measure_arithmetic(num_ranks: int, num_values: int = _NUM_VALUES) -> Arithmetic:
+    """What encoding, decoding and copying cost on this core, for an exchange between so many ranks."""
+    values = torch.randn(num_values)
+    other = torch.empty_like(values)
+    copy_s = statistics.median(_seconds(lambda: other.copy_(values)) for _ in range(_ROUNDS))
+    left, right = torch.randn(1024, 1024), torch.randn(1024, 4)
+    product_s = statistics.median(_seconds(lambda: left @ right) for _ in range(_ROUNDS))
+    stages = {
+        name: _stages(make(), values, num_ranks)
+        for name, make in exchange._MAKE.items()
+        if issubclass(make, exchange.Shared)  # type: ignore[arg-type]
+    }
+    return Arithmetic(stages, copy_s / (4 * num_values), product_s / (2 * 1024 * 1024 * 4))
+
+
+def _stages(way: Any, values: Tensor, size: int) -> Stages:
+    """The arithmetic of :meth:`Shared.mean` without its collectives."""
+    part = -(-values.numel() // (size * GROUP)) * GROUP
+    times: list[tuple[float, float, float]] = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        padded = nn.functional.pad(values, (0, part * size - values.numel()))
+        sent = way.encode((0, 0, 0), padded.view(size, part))
+        came = torch.empty_like(sent)
+        before = time.perf_counter()
+        came.copy_(sent)
+        copied = time.perf_counter()
+        total = way.decode(came, part).sum(0)
+        total /= size
+        (mine,) = way.encode((0, 0, 1), total.view(1, part))
+        all_of = torch.empty(size * mine.numel(), dtype=torch.uint8)
+        between = time.perf_counter()
+        all_of.view(size, -1).copy_(mine)
+        gathered = time.perf_counter()
+        values.copy_(way.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
+        after = time.perf_counter()
+        times.append((before - began, between - copied, after - gathered))
+    each = [statistics.median(one) / values.numel() for one in zip(*times, strict=True)]
+    return Stages(*each)
+
+
+def measure_compute(
+    forward: Callable[[], Tensor],
+    parameters: Sequence[nn.Parameter],
+    update: Callable[[], object] = lambda: None,
+    num_rounds: int = _ROUNDS,
+) -> Compute:
+    """A step without communication, and when in its backward pass each gradient is there.
+
+    Args:
+        forward: Gives the loss; under DDP, call this within ``no_sync()``.
+        parameters: Whose gradients are exchanged, in the model's order.
+        update: What comes after the backward pass.
+        num_rounds: Steps; medians are taken, after one that does not count.
+    """
+    came = [0.0] * len(parameters)
+
+    def note(at: int) -> Callable[[Tensor], None]:
+        def hook(_: Tensor) -> None:
+            came[at] = time.perf_counter()
+
+        return hook
+
+    handles = [one.register_post_accumulate_grad_hook(note(at)) for at, one in enumerate(parameters)]
+    times, ready = [], []
+    try:
+        for _ in range(num_rounds + 1):
+            began = time.perf_counter()
+            loss = forward()
+            middle = time.perf_counter()
+            loss.backward()
+            end = time.perf_counter()
+            update()
+            times.append((middle - began, end - middle, time.perf_counter() - end))
+            ready.append([min(1.0, max(0.0, (one - middle) / (end - middle))) for one in came])
+    finally:
+        for handle in handles:
+            handle.remove()
+    forward_s, backward_s, update_s = (statistics.median(one) for one in zip(*times[1:], strict=True))
+    parts = tuple(statistics.median(one) for one in zip(*ready[1:], strict=True))
+    return Compute(forward_s, backward_s, update_s, parts)
+
+
+def _timed_all_reduce(num_bytes: int, group: Any) -> tuple[float, float]:
+    values = torch.zeros(max(1, num_bytes // 4))
+    return _timed(lambda: dist.all_reduce(values, group=group), group)
+
+
+def _timed(call: Callable[[], object], group: Any) -> tuple[float, float]:
+    """Median seconds of a collective, and of this process's cores in it."""
+    times, cores = _samples(call, group, _ROUNDS)
+    return statistics.median(times), statistics.median(cores)
+
+
+def _samples(call: Callable[[], object], group: Any, count: int) -> tuple[list[float], list[float]]:
+    times, cores = [], []
+    for _ in range(count):
+        time.sleep(_REST_S)
+        dist.barrier(group=group)
+        core_s = time.process_time()
+        times.append(_seconds(call))
+        cores.append(time.process_time() - core_s)
+    return times, cores
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Intercept and slope with the least relative errors."""
+    points = torch.tensor(x, dtype=torch.float64)
+    wanted = torch.tensor(y, dtype=torch.float64)
+    columns = torch.stack([torch.ones_like(points), points], 1) / wanted[:, None]
+    found = torch.linalg.lstsq(columns, torch.ones_like(wanted)[:, None]).solution[:, 0].tolist()
+    return float(found[0]), float(found[1])
