@@ -18,12 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from deepseek_lab.distributed.scaling import record
 from deepseek_lab.distributed.scaling.network import Link, Network
 from deepseek_lab.distributed.scaling.predict import Compute, Setting, predict
 from deepseek_lab.distributed.scaling.step import Host
@@ -207,24 +207,36 @@ def middle(answers: list[Any]) -> Any:
 
 def main(speeds: list[float]) -> int:
     """Measure and print; the number of predictions that are missed."""
-    raw: list[Any] = []
+    pairs: list[tuple[float, float]] = []
+    print(
+        f"{'ranks':5s} {'Mbit/s':>6s} {'model':6s} {'way':6s} {'predicted':>9s} {'measured':>9s} {'off':>7s}"
+    )
     try:
         with tempfile.TemporaryDirectory() as folder, links(max(SIZES), None), crew(2, folder) as two:
             for num_ranks in SIZES:
                 with contextlib.nullcontext(two) if num_ranks == 2 else crew(num_ranks, folder) as ranks:
                     shape(max(SIZES), None)
                     for model in MODELS:
-                        for way in WAYS * 2:
+                        for way in WAYS * 2:  # buckets are made anew after the first
                             ranks.ask("step", model, way)
                     for mbit in speeds:
                         shape(max(SIZES), mbit)
-                        raw.append((num_ranks, mbit, measured(two, ranks)))
+                        one = measured(two, ranks)
+                        if raw := os.environ.get("DEEPSEEK_LAB_BENCH_RAW"):
+                            with open(raw, "a") as out:
+                                out.write(json.dumps((num_ranks, mbit, one)) + "\n")
+                        pairs += report(num_ranks, mbit, one)
+                        sys.stdout.flush()
     except NoLinks as why:
         print(f"links cannot be emulated here: {why}")
         return 0
-    if kept := os.environ.get("DEEPSEEK_LAB_BENCH_RAW"):
-        Path(kept).write_text(json.dumps(raw))
-    return report(raw)
+    kept = record.keep(pairs)
+    missed = sum(abs(made / got - 1) > BAR for made, got in pairs)
+    print(
+        f"{missed} of {len(pairs)} are more than {BAR:.0%} off; "
+        f"{kept.median:.1%} in the median, {kept.worst:.1%} at most"
+    )
+    return missed
 
 
 def measured(two: Crew, ranks: Crew) -> dict[str, Any]:
@@ -237,48 +249,58 @@ def measured(two: Crew, ranks: Crew) -> dict[str, Any]:
     link = middle(two.ask("link"))
     shares = middle(ranks.ask("shares", link["link"]))
     for _ in range(ROUNDS):
-        keep("arithmetic", two.ask("arithmetic", ranks.num_ranks))
+        keep("arithmetic", ranks.ask("arithmetic", ranks.num_ranks))
         for model in MODELS:
-            keep(f"compute {model}", two.ask("compute", model))
             for way in WAYS:
+                # Steps without communication, as often as others: ranks wait for the slowest of them.
+                keep(f"compute {model}", [max(ranks.ask("compute", model), key=total)])
                 taken = ranks.ask("step", model, way)
                 keep(f"step {model} {way}", [statistics.mean(one[0] for one in taken)])
     return {"link": link, "shares": shares} | {key: middle(one) for key, one in found.items()}
 
 
-def report(raw: list[Any]) -> int:
-    missed = 0
-    print(
-        f"{'ranks':5s} {'Mbit/s':>6s} {'model':6s} {'way':6s} {'predicted':>9s} {'measured':>9s} {'off':>7s}"
-    )
-    for num_ranks, mbit, one in raw:
-        setting = setting_of(num_ranks, one)
-        for model, make in MODELS.items():
-            with torch.device("meta"):
-                shapes = [tuple(each.shape) for each in make().parameters()]
-            compute = one[f"compute {model}"]
-            compute = Compute(**compute | {"ready": tuple(compute["ready"]), "update_s": 0.0})
-            for way in WAYS:
-                got = one[f"step {model} {way}"]
-                made = predict(shapes, compute, setting, BY_NAME[way]).step_s
-                off = made / got - 1
-                missed += abs(off) > BAR
-                print(
-                    f"{num_ranks:5d} {mbit:6.0f} {model:6s} {way:6s} {made:8.3f}s {got:8.3f}s {off:+7.1%}"
-                    + ("" if abs(off) <= BAR else "  MISSED")
-                )
-    print(f"{missed} of {len(raw) * len(MODELS) * len(WAYS)} are more than {BAR:.0%} off")
-    return missed
+def total(compute: dict[str, Any]) -> float:
+    return float(compute["forward_s"] + compute["backward_s"])
+
+
+def report(num_ranks: int, mbit: float, one: dict[str, Any]) -> list[tuple[float, float]]:
+    """Print a line for each step; pairs of predicted and measured seconds."""
+    setting = setting_of(num_ranks, one)
+    # Measured while the ranks shared the cores: a prediction takes the seconds of a core of their own.
+    own = min(1.0, setting.host.num_cores / num_ranks)
+    pairs = []
+    for model, make in MODELS.items():
+        with torch.device("meta"):
+            shapes = [tuple(each.shape) for each in make().parameters()]
+        compute = one[f"compute {model}"]
+        compute = Compute(
+            compute["forward_s"] * own, compute["backward_s"] * own, 0.0, tuple(compute["ready"])
+        )
+        for way in WAYS:
+            got = one[f"step {model} {way}"]
+            made = predict(shapes, compute, setting, BY_NAME[way]).step_s
+            pairs.append((made, got))
+            off = made / got - 1
+            words = "" if abs(off) <= BAR else "  MISSED"
+            print(
+                f"{num_ranks:5d} {mbit:6.0f} {model:6s} {way:6s} {made:8.3f}s {got:8.3f}s {off:+7.1%}{words}"
+            )
+    return pairs
 
 
 def setting_of(num_ranks: int, one: dict[str, Any]) -> Setting:
     link = Link(**one["link"]["link"])
     arithmetic = one["arithmetic"]
-    stages = {name: Stages(**each) for name, each in arithmetic["stages"].items()}
+    num_cores = len(os.sched_getaffinity(0))
+    own = min(1.0, num_cores / num_ranks)
+    stages = {
+        name: Stages(*(own * seconds for seconds in each.values()))
+        for name, each in arithmetic["stages"].items()
+    }
     return Setting(
         Network(num_ranks, 1, link, link),
-        Host(len(os.sched_getaffinity(0)), num_ranks, 1, one["link"]["core_s_per_byte"]),
-        Arithmetic(**arithmetic | {"stages": stages}),
+        Host(num_cores, num_ranks, 1, one["link"]["core_s_per_byte"]),
+        Arithmetic(stages, own * arithmetic["copy_s_per_byte"], own * arithmetic["s_per_flop"]),
         Shares(**{key: tuple(each) for key, each in one["shares"].items()}),
     )
 

@@ -23,7 +23,7 @@ LARGE_BYTES = (1 << 20, 2 << 20, 4 << 20)
 _ROUNDS = 5
 _REST_S = 0.06
 """Before each message: a shaper by token bucket has filled up again."""
-_NUM_SHARES = 8
+_NUM_SHARES = 4
 _NUM_VALUES = 1 << 22
 
 
@@ -40,6 +40,8 @@ def measure_link(
     times = {one: _timed_all_reduce(one, group) for one in (*small, *large)}
     latency_s = min(times[one][0] for one in small) / (2 * (size - 1))
     intercept_s, s_per_byte = _line([moved * one for one in large], [times[one][0] for one in large])
+    if s_per_byte <= 0:  # a link so fast that other programs decide what a message takes
+        intercept_s, s_per_byte = 0.0, times[large[-1]][0] / (moved * large[-1])
     burst = max(0.0, (latency_s * 2 * (size - 1) - intercept_s) / s_per_byte)
     core = sum(times[one][1] for one in large) / sum(moved * one for one in large)
     found = torch.tensor([1 / s_per_byte, latency_s, burst, core], dtype=torch.float64)
@@ -48,7 +50,7 @@ def measure_link(
     return Link(bandwidth, latency_s, burst, 1 / core if burst else 0.0), core
 
 
-def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = LARGE_BYTES[-1]) -> Shares:
+def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) -> Shares:
     """How much of a link each kind of collective reaches alone and in pairs, from messages of one size.
 
     gloo's all-to-all sends at times only when it has received, and ranks that send to several others are not done at
@@ -95,45 +97,54 @@ def _collective(kind: str, group: Any, num_bytes: int) -> Callable[[], object]:
     }[kind]
 
 
-def measure_arithmetic(num_ranks: int, num_values: int = _NUM_VALUES) -> Arithmetic:
-    """What encoding, decoding and copying cost on this core, for an exchange between so many ranks."""
+def measure_arithmetic(num_ranks: int, num_values: int = _NUM_VALUES, least_s: float = 0.3) -> Arithmetic:
+    """What encoding, decoding and copying cost on this core, for an exchange between so many ranks.
+
+    Means over at least ``least_s`` seconds each: a core that is shared is gone for longer than one encoding takes.
+    """
     values = torch.randn(num_values)
     other = torch.empty_like(values)
-    copy_s = statistics.median(_seconds(lambda: other.copy_(values)) for _ in range(_ROUNDS))
     left, right = torch.randn(1024, 1024), torch.randn(1024, 4)
-    product_s = statistics.median(_seconds(lambda: left @ right) for _ in range(_ROUNDS))
     stages = {
-        name: _stages(make(), values, num_ranks)
+        name: _stages(make(), values, num_ranks, least_s)
         for name, make in exchange._MAKE.items()
-        if issubclass(make, exchange.Shared)  # type: ignore[arg-type]
+        if isinstance(make, type) and issubclass(make, exchange.Shared)
     }
+    copy_s = _mean_seconds(lambda: other.copy_(values), least_s / 4)
+    product_s = _mean_seconds(lambda: left @ right, least_s / 4)
     return Arithmetic(stages, copy_s / (4 * num_values), product_s / (2 * 1024 * 1024 * 4))
 
 
-def _stages(way: Any, values: Tensor, size: int) -> Stages:
+def _stages(way: Any, values: Tensor, size: int, least_s: float) -> Stages:
     """The arithmetic of :meth:`Shared.mean` without its collectives."""
     part = -(-values.numel() // (size * GROUP)) * GROUP
     times: list[tuple[float, float, float]] = []
-    for _ in range(_ROUNDS):
+    first = time.perf_counter()
+    while not times or time.perf_counter() - first < least_s:
         began = time.perf_counter()
         padded = nn.functional.pad(values, (0, part * size - values.numel()))
         sent = way.encode((0, 0, 0), padded.view(size, part))
-        came = torch.empty_like(sent)
         before = time.perf_counter()
-        came.copy_(sent)
+        came = sent.clone()
         copied = time.perf_counter()
         total = way.decode(came, part).sum(0)
         total /= size
         (mine,) = way.encode((0, 0, 1), total.view(1, part))
-        all_of = torch.empty(size * mine.numel(), dtype=torch.uint8)
         between = time.perf_counter()
-        all_of.view(size, -1).copy_(mine)
+        all_of = mine.repeat(size)
         gathered = time.perf_counter()
         values.copy_(way.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
         after = time.perf_counter()
         times.append((before - began, between - copied, after - gathered))
-    each = [statistics.median(one) / values.numel() for one in zip(*times, strict=True)]
-    return Stages(*each)
+    return Stages(*(statistics.mean(one) / values.numel() for one in zip(*times, strict=True)))
+
+
+def _mean_seconds(call: Callable[[], object], least_s: float) -> float:
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < least_s:
+        call()
+        count += 1
+    return (time.perf_counter() - began) / count
 
 
 def measure_compute(

@@ -11,7 +11,8 @@ from deepseek_lab.distributed.scaling.step import Phase, Share
 
 GROUP = 256
 """Values that share a scale in int8 codes."""
-POWERSGD_RANK = 4
+POWERSGD_RANK = 32
+"""Of its factors, as ``--exchange powersgd`` has it."""
 LOCAL_STEPS = 8
 """Steps between two averages of local SGD."""
 
@@ -110,7 +111,7 @@ def _matrices(bucket: Bucket) -> tuple[list[tuple[int, int]], int]:
     for shape in bucket.shapes:
         rows = shape[0] if shape else 1
         columns = math.prod(shape) // max(rows, 1)
-        if len(shape) > 1 and POWERSGD_RANK * (rows + columns) * 2 < rows * columns:
+        if len(shape) > 1 and POWERSGD_RANK * (rows + columns) < rows * columns:
             found.append((rows, columns))
         else:
             rest += math.prod(shape)
@@ -155,8 +156,22 @@ WAYS: Sequence[Way] = (
         _int8_bytes,
         error_feedback=True,
     ),
-    Way(f"PowerSGD, rank {POWERSGD_RANK}", False, "", _low_rank, _low_rank_bytes, error_feedback=True),
-    Way(f"local SGD, {LOCAL_STEPS} steps", False, "", _plain, _values, every=LOCAL_STEPS),
+    Way(
+        f"PowerSGD, rank {POWERSGD_RANK}",
+        False,
+        "--allow-lossy --exchange powersgd",
+        _low_rank,
+        _low_rank_bytes,
+        error_feedback=True,
+    ),
+    Way(
+        f"local SGD, {LOCAL_STEPS} steps",
+        False,
+        "--allow-lossy --exchange local",
+        _plain,
+        _values,
+        every=LOCAL_STEPS,
+    ),
 )
 """Exact ways first. ``plain`` is that of ``DistributedDataParallel``."""
 BY_NAME = {way.name: way for way in WAYS}
