@@ -15,6 +15,8 @@ from deepseek_lab.distributed.request import Saved
 from deepseek_lab.distributed.travel import Luggage
 
 SAVE_S = 30.0
+EVERY = {"local": 8, "diloco": 32}
+"""Updates between two agreements of ranks that train by themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ def train(
     seed: int | None = None,
     batch: int | None = None,
     way: str = "plain",
+    every: int | None = None,
     save_s: float = SAVE_S,
     said: Callable[[int, str, str], None] | None = None,
 ) -> Trained:
@@ -61,8 +64,11 @@ def train(
         binds: Names that the cell binds or changes; they come back, and so do lists, dicts and sets that it reads.
         seed: Of the orders in which data is read, and with the rank of its random numbers; by default PyTorch's own.
         batch: Samples of an update over all ranks; by default each rank takes the cell's own batch.
-        way: How gradients go between ranks: ``plain`` (exact), ``bf16``, ``int8`` (with error feedback), or ``auto``
-            for the one with which steps are fastest, found in the first steps.
+        way: How gradients go between ranks: ``plain`` (exact), ``bf16``, ``int8`` (with error feedback), ``powersgd-R``
+            (as factors of rank R, with error feedback), or ``auto`` for the one of these with which updates are
+            fastest, found in the first of them. With ``local`` and ``diloco`` no gradients go: ranks train by
+            themselves and go on from the mean of their parameters, with ``diloco`` by an optimizer of its own.
+        every: Updates from one such mean to the next, by default :data:`EVERY`.
         save_s: How often what the training has reached is saved, between two turns of a loop at the top level of the
             cell; a rank that dies is then replaced, and the training goes on from there. 0 never.
         said: Called with rank, stream and text of what ranks print.
@@ -85,6 +91,7 @@ def train(
         "seed": torch.initial_seed() % 2**31 if seed is None else seed,
         "batch": batch,
         "way": way,
+        "every": EVERY.get(way, 0) if every is None else every,
         # history["loss"].append(...) changes a dict that no text analysis finds for certain.
         "back": sorted({*binds, *(one for one in uses if isinstance(names.get(one), list | dict | set))}),
         "save_s": save_s,
@@ -127,20 +134,31 @@ def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
     details = answers[0].details
     seconds: dict[str, float] = details["step_s"]
     if asked != "auto":
-        return [] if asked == "plain" else [f"gradients went as {_WORDS[asked]}"]
+        return [] if asked == "plain" else [_words(asked)]
     if not seconds:
-        return [
-            "gradients went in float32 and other ways: there were too few updates to find the fastest way"
-        ]
-    others = ", ".join(
-        f"{_WORDS[way]} {one / seconds['plain']:.2f}x" for way, one in seconds.items() if way != "plain"
-    )
-    return [
-        f"gradients went as {_WORDS[details['way']]}; an update takes, of the time with float32: {others}"
+        return ["there were too few updates to find the fastest way for gradients, so they went in several"]
+    beside = [
+        f"{_words(way)} {one / seconds['plain']:.2f}x{' (expected)' if way in details['expected'] else ''}"
+        for way, one in seconds.items()
+        if way != "plain"
     ]
+    return [f"{_words(details['way'])}; an update takes, of the time with float32: {', '.join(beside)}"]
 
 
-_WORDS = {"plain": "float32", "bf16": "bfloat16", "int8": "int8 codes with error feedback"}
+def _words(way: str) -> str:
+    """What a way does."""
+    name, _, rank = way.partition("-")
+    return _WORDS[name].format(rank)
+
+
+_WORDS = {
+    "plain": "gradients in float32",
+    "bf16": "gradients in bfloat16",
+    "int8": "gradients as int8 codes with error feedback",
+    "powersgd": "gradients as factors of rank {} with error feedback",
+    "local": "parameters averaged now and then",
+    "diloco": "parameters averaged now and then, with momentum",
+}
 
 
 def _notes(answers: dict[int, RankAnswer]) -> list[str]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
+
 import torch
 
 from deepseek_lab.distributed.worker.exchange import Int8
+from tests.distributed.conftest import Run
 
 
 def test_what_a_step_leaves_out_is_sent_the_next_times() -> None:
@@ -23,3 +26,40 @@ def test_tensors_do_not_take_each_others_errors() -> None:
     first = way.encode((0, 0, 0), rows)
     assert torch.equal(way.encode((0, 1, 0), rows), first)
     assert not torch.equal(way.encode((0, 0, 0), rows), first)
+
+
+def test_factors_of_low_rank_come_to_the_mean_over_many_steps(run: Run) -> None:
+    """What the factors do not hold is sent the next times, so that their sum is right however thin they are."""
+    source = """
+import torch
+from deepseek_lab.distributed.worker.low_rank import LowRank
+way, group = LowRank(2), torch.distributed.group.WORLD
+torch.manual_seed(rank)
+mine = [torch.randn(24, 4, 5), torch.randn(7)]
+mean = [one.clone() for one in mine]
+for one in mean:
+    torch.distributed.all_reduce(one)
+    one /= world_size
+sums = [torch.zeros_like(one) for one in mine]
+once = None
+for _ in range(150):
+    flat = torch.cat([one.reshape(-1) for one in mine])
+    parts = [flat[:480].view(24, 4, 5), flat[480:]]
+    way.mean((0, 0), flat, parts, group)
+    once = once or [one.clone() for one in parts]
+    for total, one in zip(sums, parts):
+        total += one
+rank_once = int(torch.linalg.matrix_rank(once[0].view(24, -1)))
+off = [float((total / 150 - one).abs().max()) for total, one in zip(sums, mean)]
+off_once = [float((one - at).abs().max()) for one, at in zip(once, mean)]
+(rank_once, off, off_once, [one.sum().item() for one in sums])
+"""
+    request = run(source)
+    assert all(one.status == "ok" for one in request.answers.values()), request.answers[0].text
+    told = [ast.literal_eval(one.value) for one in request.answers.values()]
+    assert told.count(told[0]) == 3
+    rank_once, off, off_once, _ = told[0]
+    assert rank_once == 2
+    assert off_once[0] > 0.1
+    assert off_once[1] < 1e-6, "a vector goes as it is"
+    assert max(off) < 0.05

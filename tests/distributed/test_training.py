@@ -15,6 +15,7 @@ import torch
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.training import Trained, train
+from deepseek_lab.distributed.worker.choice import WAYS
 from deepseek_lab.notebook import cells
 from tests.distributed.cells import notebook
 
@@ -369,18 +370,21 @@ def test_what_fails_leaves_the_notebook_as_it_was(three: Ranks, how: str) -> Non
     assert not run(three, names | {"EPOCHS": 1}, LOOP).failed
 
 
-@pytest.mark.parametrize("way", ["bf16", "int8"])
-def test_gradients_that_are_rounded_on_their_way_train_as_well(three: Ranks, way: str) -> None:
+@pytest.mark.parametrize("way", ["bf16", "int8", "powersgd-2", "local", "diloco"])
+def test_gradients_that_are_changed_on_their_way_train_as_well(three: Ranks, way: str) -> None:
     exact, rounded = make(10, 12), make(10, 12)
     run(three, exact, LOOP)
-    trained = run(three, rounded, LOOP, way=way)
+    trained = run(three, rounded, LOOP, way=way, every=4 if way in {"local", "diloco"} else None)
     assert not trained.failed, trained.answers[0].text
     assert len({one.details["checksum"] for one in trained.answers.values()}) == 1
-    assert 0 < furthest(parameters(exact), parameters(rounded)) < 0.2
+    assert furthest(parameters(exact), parameters(rounded)) > 0
     mean = [sum(names["losses"][-12:]) / 12 for names in (exact, rounded)]
     assert mean[0] < 0.5 * exact["losses"][0]
-    assert mean[1] == pytest.approx(mean[0], rel=0.1)
-    assert "gradients went as" in trained.notes[0]
+    if way in {"bf16", "int8"}:
+        assert furthest(parameters(exact), parameters(rounded)) < 0.2
+        assert mean[1] == pytest.approx(mean[0], rel=0.1)
+    assert mean[1] < 0.05 * exact["losses"][0]
+    assert trained.notes[0].startswith(("gradients as", "gradients in", "parameters averaged"))
 
 
 def test_the_way_is_chosen_alike_on_all_ranks(three: Ranks) -> None:
@@ -390,7 +394,7 @@ def test_the_way_is_chosen_alike_on_all_ranks(three: Ranks) -> None:
     details = [one.details for one in trained.answers.values()]
     assert len({one["way"] for one in details}) == 1
     assert len({one["checksum"] for one in details}) == 1
-    assert set(details[0]["step_s"]) == {"plain", "bf16", "int8"}
+    assert set(details[0]["step_s"]) == set(WAYS)
     assert all(seconds > 0 for seconds in details[0]["step_s"].values())
     assert len({str(one["step_s"]) for one in details}) == 1
     (note,) = run(three, make(10, 1), LOOP, way="auto").notes
@@ -404,7 +408,7 @@ def test_an_infinite_gradient_reaches_all_ranks(three: Ranks) -> None:
         "loss_of(model(x), y).backward()\nbad = not all(p.grad is None or p.grad.isfinite().all() for p in "
         "model.parameters())\nseen = [None] * 3\ntorch.distributed.all_gather_object(seen, bad)"
     )
-    for way in ("plain", "int8", "bf16"):
+    for way in ("plain", "int8", "bf16", "powersgd-1"):
         trained = run(three, names, source, way=way)
         assert not trained.failed, trained.answers[0].text
         assert names["seen"] == [True] * 3

@@ -1,4 +1,4 @@
-"""Gradients on their way between ranks: as they are, in bfloat16, or as int8 codes with error feedback.
+"""Gradients on their way between ranks: as they are, in bfloat16, as int8 codes, or as factors of low rank.
 
 Each way is a communication hook of ``DistributedDataParallel``. Buckets go to threads in turn, each with a process
 group of its own, so that one bucket is encoded while another is sent, and every group sees its collectives in the
@@ -10,10 +10,10 @@ from __future__ import annotations
 import abc
 import contextlib
 import queue
-import statistics
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,15 +22,12 @@ from torch import Tensor
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from deepseek_lab._kernels.cpu import exchange as codes_of
-from deepseek_lab._kernels.cpu.exchange import GROUP
+from deepseek_lab._kernels.contracts import exchange as contract
+from deepseek_lab._kernels.contracts.exchange import GROUP
+from deepseek_lab._kernels.cpu import exchange as kernel
+from deepseek_lab.distributed.worker.low_rank import LowRank
 
 NUM_THREADS = 2
-_WARM_UP = 3
-"""Steps before the race: buckets are made anew after the first."""
-_ROUNDS = 5
-_WORTH = 0.97
-WAYS = ("plain", "bf16", "int8")
 Key = tuple[int, int]
 """A replica's number and that of a bucket."""
 
@@ -41,14 +38,17 @@ _gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tenso
 class Way(Protocol):
     """How the mean of a tensor over all ranks is found."""
 
-    def mean(self, key: Key, values: Tensor, group: Any) -> None:
-        """Write it into ``values`` [n] float32; ``key`` names the tensor from step to step."""
+    def mean(self, key: Key, values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
+        """Write it into ``values`` [n] float32.
+
+        ``key`` names the tensor from step to step; ``parts`` are the gradients in it, views that have their shapes.
+        """
 
 
 class Plain:
     """The values as they are: exact up to the order of the additions."""
 
-    def mean(self, key: Key, values: Tensor, group: Any) -> None:
+    def mean(self, key: Key, values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
         dist.all_reduce(values, group=group)
         values /= dist.get_world_size(group)
 
@@ -60,7 +60,7 @@ class Shared(abc.ABC):
     2 (n - 1) / n of the encoded size, as little as in a ring.
     """
 
-    def mean(self, key: Key, values: Tensor, group: Any) -> None:
+    def mean(self, key: Key, values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
         size = dist.get_world_size(group)
         part = -(-values.numel() // (size * GROUP)) * GROUP
         padded = torch.nn.functional.pad(values, (0, part * size - values.numel()))
@@ -70,7 +70,7 @@ class Shared(abc.ABC):
         total = self.decode(came, part).sum(0)
         total /= size
         (mine,) = self.encode((*key, 1), total.view(1, part))
-        all_of = torch.empty(size * mine.numel(), dtype=torch.uint8)
+        all_of = mine.new_empty(size * mine.numel())
         _gather(all_of, mine, group=group)
         values.copy_(self.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
 
@@ -104,19 +104,33 @@ class Int8(Shared):
         error = self._errors.get(key)
         if error is None or error.shape != rows.shape:
             error = self._errors[key] = torch.zeros_like(rows)
-        made = torch.empty(count, part + 4 * (part // GROUP), dtype=torch.uint8)
+        made = rows.new_empty(count, part + 4 * (part // GROUP), dtype=torch.uint8)
+        codes = _codes_of(rows)
         for row, left, out in zip(rows, error, made, strict=True):
-            codes_of.encode(row, left, out[:part].view(torch.int8), out[part:].view(torch.float32))
+            codes.encode(row, left, out[:part].view(torch.int8), out[part:].view(torch.float32))
         return made
 
     def decode(self, rows: Tensor, part: int) -> Tensor:
-        out = torch.empty(rows.shape[0], part)
+        out = rows.new_empty(rows.shape[0], part, dtype=torch.float32)
+        codes = _codes_of(rows)
         for row, values in zip(rows, out, strict=True):
-            codes_of.decode(row[:part].view(torch.int8), row[part:].view(torch.float32), values)
+            codes.decode(row[:part].view(torch.int8), row[part:].view(torch.float32), values)
         return out
 
 
+def _codes_of(values: Tensor) -> Any:
+    """The kernel, or off the CPU what it means in PyTorch."""
+    return kernel if values.is_cpu else contract
+
+
 _MAKE: dict[str, Callable[[], Way]] = {"plain": Plain, "bf16": Bfloat16, "int8": Int8}
+LOW_RANK = re.compile(r"powersgd-([1-9]\d*)")
+
+
+def make(name: str) -> Way:
+    """A way by its name: ``plain``, ``bf16``, ``int8``, or ``powersgd-R`` with a rank."""
+    low_rank = LOW_RANK.fullmatch(name)
+    return LowRank(int(low_rank[1])) if low_rank else _MAKE[name]()
 
 
 class Exchange:
@@ -126,9 +140,10 @@ class Exchange:
     """
 
     def __init__(self, way: str = "plain") -> None:
-        self.ways: dict[str, Way] = {name: make() for name, make in _MAKE.items()}
+        self._ways: dict[str, Way] = {}
         self.way = way
-        """Which of them is used from the next bucket on; the same on all ranks."""
+        """How buckets go from the next one on; the same on all ranks."""
+        self._put_s = 0.0
         self._num_replicas = 0
         self._lanes = [_Lane(dist.new_group()) for _ in range(NUM_THREADS)]
 
@@ -138,14 +153,33 @@ class Exchange:
         self._num_replicas += 1
 
         def hook(state, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are strings
-            return self._put((number, bucket.index()), bucket.buffer())
+            return self.put(self.way, (number, bucket.index()), bucket.buffer(), bucket.gradients())
 
         replica.register_comm_hook(None, hook)
 
-    def _put(self, key: tuple[int, int], values: Tensor) -> Future[Tensor]:
+    def put(self, way: str, key: Key, values: Tensor, parts: Sequence[Tensor] = ()) -> Future[Tensor]:
+        """Have the mean over all ranks written into ``values`` [n]; what is not float32 goes as it is.
+
+        Called in the same order on all ranks.
+        """
         future: Future[Tensor] = Future()
-        self._lanes[key[1] % len(self._lanes)].put(self.ways[self.way], key, values, future)
+        self._put_s = time.perf_counter()
+        name = way if values.dtype == torch.float32 else "plain"
+        chosen = self._ways.get(name)
+        if chosen is None:
+            chosen = self._ways[name] = make(name)
+        self._lanes[key[1] % len(self._lanes)].put(chosen, key, values, parts or [values], future)
         return future
+
+    @property
+    def waited_s(self) -> float:
+        """From when the last tensor was put to when all were there: what the last exchange took beside arithmetic."""
+        return max(0.0, max(lane.done_s for lane in self._lanes) - self._put_s)
+
+    def keep(self, way: str) -> None:
+        """Go this way from now on, and forget what the others have kept."""
+        self.way = way
+        self._ways = {name: one for name, one in self._ways.items() if name == way}
 
     def close(self) -> None:
         """End the threads and their groups."""
@@ -153,55 +187,21 @@ class Exchange:
             lane.close()
 
 
-class Race:
-    """Finds the way with which steps are fastest, in steps of the training itself.
-
-    Ways take turns; what each step took is averaged over the ranks, so that all come to the same choice.
-    """
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._order = [*["plain"] * _WARM_UP, *WAYS * _ROUNDS]
-        self._times: dict[str, list[float]] = {way: [] for way in WAYS}
-        self._began_s: float | None = None
-        self.seconds: dict[str, float] = {}
-        """Of a step, by way; empty until it is decided."""
-        exchange.way = self._order[0]
-
-    def stepped(self) -> None:
-        """An update is done, on all ranks."""
-        if not self._order:
-            return
-        now = time.perf_counter()
-        way = self._order.pop(0)
-        if self._began_s is not None and len(self._order) < len(WAYS) * _ROUNDS:
-            self._times[way].append(now - self._began_s)
-        if self._order:
-            self._exchange.way = self._order[0]
-        else:
-            self._decide()
-        self._began_s = time.perf_counter()
-
-    def _decide(self) -> None:
-        medians = torch.tensor([statistics.median(self._times[way]) for way in WAYS], dtype=torch.float64)
-        dist.all_reduce(medians)
-        medians /= dist.get_world_size()
-        self.seconds = dict(zip(WAYS, medians.tolist(), strict=True))
-        best = min(WAYS, key=lambda way: self.seconds[way])
-        # What is exact is given up for a gain only.
-        self._exchange.way = best if self.seconds[best] < _WORTH * self.seconds["plain"] else "plain"
-
-
 class _Lane:
     """One thread, its group, and what it has to do in the order in which it came."""
 
     def __init__(self, group: Any) -> None:
         self._group = group
-        self._todo: queue.SimpleQueue[tuple[Way, Key, Tensor, Future[Tensor]] | None] = queue.SimpleQueue()
+        self.done_s = 0.0
+        """When it had done what it had to do."""
+        self._todo: queue.SimpleQueue[tuple[Way, Key, Tensor, Sequence[Tensor], Future[Tensor]] | None]
+        self._todo = queue.SimpleQueue()
         threading.Thread(target=self._work, name="deepseek-exchange", daemon=True).start()
 
-    def put(self, way: Way, key: Key, values: Tensor, future: Future[Tensor]) -> None:
-        self._todo.put((way, key, values, future))
+    def put(
+        self, way: Way, key: Key, values: Tensor, parts: Sequence[Tensor], future: Future[Tensor]
+    ) -> None:
+        self._todo.put((way, key, values, parts, future))
 
     def close(self) -> None:
         self._todo.put(None)
@@ -215,11 +215,12 @@ class _Lane:
 
     def _find_means(self) -> None:
         while (item := self._todo.get()) is not None:
-            way, key, values, future = item
+            way, key, values, parts, future = item
             try:
-                way.mean(key, values, self._group)
+                way.mean(key, values, parts, self._group)
             except BaseException as error:
                 future.set_exception(error)  # type: ignore[arg-type]
             else:
+                self.done_s = time.perf_counter()
                 future.set_result(values)
-            del item, values, future
+            del item, values, parts, future

@@ -15,26 +15,37 @@ import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.distributed.worker.exchange import Exchange, Race
+from deepseek_lab.distributed.worker.choice import Choice
+from deepseek_lab.distributed.worker.exchange import Exchange
+from deepseek_lab.distributed.worker.local_steps import LocalSteps
 
 
 class Replicas:
     """Data-parallel as long as it is open.
 
     Args:
-        way: How gradients go between ranks: ``plain`` leaves that to DDP, ``auto`` chooses by racing the ways of
-            :mod:`deepseek_lab.distributed.worker.exchange`, and a name of one takes it.
+        way: How gradients go between ranks: ``plain`` leaves that to DDP, ``auto`` chooses
+            (:mod:`deepseek_lab.distributed.worker.choice`), a name of
+            :func:`deepseek_lab.distributed.worker.exchange.make` takes that way, and with ``local`` or ``diloco`` none
+            goes: ranks agree on their parameters (:mod:`deepseek_lab.distributed.worker.local_steps`).
+        every: Updates between two such agreements.
     """
 
-    def __init__(self, way: str = "plain") -> None:
+    def __init__(self, way: str = "plain", every: int = 0) -> None:
         self._exchange: Exchange | None = None
-        self.race: Race | None = None
+        self.choice: Choice | None = None
+        self._asked, self._every = way, every
         if way != "plain":
-            self._exchange = Exchange("plain" if way == "auto" else way)
-            self.race = Race(self._exchange) if way == "auto" else None
+            self._exchange = Exchange(way)
+            if way == "auto":
+                self.choice = Choice(self._exchange, self._shapes)
+        self._local: dict[int, LocalSteps] = {}
+        """By optimizer."""
+        self._optimizers: list[torch.optim.Optimizer] = []
+        """Those of ``_local``, held so that no other takes their place."""
         self.num_steps = 0
         """Updates by all optimizers."""
         self._first: int | None = None
@@ -49,13 +60,18 @@ class Replicas:
         self._handles = [
             module_hooks.register_module_forward_pre_hook(self._before),
             module_hooks.register_module_forward_hook(self._after, always_call=True),
+            register_optimizer_step_pre_hook(self._steps),
             register_optimizer_step_post_hook(self._stepped),
         ]
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        if kind is None:
+            self.agree()
+        self._local.clear()
+        self._optimizers.clear()
         self._wrapped.clear()
         if self._exchange is not None:
             self._exchange.close()
@@ -69,14 +85,50 @@ class Replicas:
     @property
     def way(self) -> str:
         """How gradients go between ranks now."""
-        return "plain" if self._exchange is None else self._exchange.way
+        return self._asked if self._exchange is None else self._exchange.way
+
+    def agree(self) -> float:
+        """Bring ranks together that have trained by themselves, in the middle of a round too; gives the seconds.
+
+        Called by all ranks after the same update.
+        """
+        return sum(self._agree(key) for key, one in self._local.items() if one.count)
+
+    def _agree(self, key: int, *, outer: bool = False) -> float:
+        first = key == next(iter(self._local))
+        buffers = [one for module in self.modules for one in module.buffers()] if first else []
+        return self._local[key].agree(outer=outer, buffers=buffers)
+
+    def _shapes(self) -> list[torch.Size]:
+        """Of the gradients that go between ranks."""
+        return [one.shape for module in self.modules for one in module.parameters() if one.requires_grad]
+
+    @property
+    def _alone(self) -> bool:
+        """Whether no gradients go between ranks."""
+        return self._asked in {"local", "diloco"}
+
+    def _steps(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if self._alone and self._exchange is not None and id(optimizer) not in self._local:
+            trained = [
+                one for group in optimizer.param_groups for one in group["params"] if id(one) in self._owners
+            ]
+            if trained:
+                self._optimizers.append(optimizer)
+                self._local[id(optimizer)] = LocalSteps(self._exchange, len(self._local), trained)
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self.num_steps += 1
-        if self.race is not None:
-            self._first = self._first or id(optimizer)
-            if id(optimizer) == self._first:
-                self.race.stepped()
+        key = id(optimizer)
+        local = self._local.get(key)
+        if local is not None:
+            local.count += 1
+            if local.count == self._every:
+                self._agree(key, outer=self._asked == "diloco")
+        if self.choice is not None:
+            self._first = self._first or key
+            if key == self._first:
+                self.choice.stepped()
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
         depth = getattr(self._depth, "value", 0)
@@ -85,6 +137,7 @@ class Replicas:
             return
         replica = self._replica(module)
         if replica is not None:
+            replica.require_backward_grad_sync = not self._alone
             replica._pre_forward(*arguments)
 
     def _after(self, module: nn.Module, arguments: Any, output: Any) -> Any:

@@ -47,6 +47,7 @@ def train(
 
     def save(at: Place, state: bytes) -> None:
         """What this rank alone knows, and from rank 0 what all have: copies, for training goes on."""
+        replicas.agree()
         parts: list[Any] = [state]
         left: dict[str, str] = {}
         if rank == 0:
@@ -55,7 +56,10 @@ def train(
         fields = {"request": wanted["request"], "place": dataclasses.asdict(at), "left": left}
         send(Message("saved", {**fields, "num_steps": replicas.num_steps}, parts))
 
-    with Replicas(wanted["way"]) as replicas, Shares(rank, size, seed, wanted["batch"], names) as shares:
+    with (
+        Replicas(wanted["way"], wanted["every"]) as replicas,
+        Shares(rank, size, seed, wanted["batch"], names) as shares,
+    ):
         change = None
         if wanted["save_s"]:
             state = bytes(states[rank]) if place is not None else b""
@@ -67,14 +71,16 @@ def train(
             returning.go_on(saved, device)
             replicas.num_steps = wanted["resume"]["num_steps"]
         value = cells.run_cell(wanted["source"], wanted["file"], names, change)
-        modules, way = replicas.modules, replicas.way
+        replicas.agree()
+        modules, way, choice = replicas.modules, replicas.way, replicas.choice
     fields: dict[str, Any] = {
         "value": cells.value_text(value),
         "modules": [type(module).__name__ for module in modules],
         "checksum": checksum([one for module in modules for one in module.parameters()]),
         "num_steps": replicas.num_steps,
         "way": way,
-        "step_s": replicas.race.seconds if replicas.race is not None else {},
+        "step_s": choice.seconds if choice is not None else {},
+        "expected": sorted(choice.expected) if choice is not None else [],
         "num_shared": shares.num_shared,
         "global_batches": sorted(shares.global_batches),
     }

@@ -27,6 +27,7 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     command = plan.command
     need()
     from deepseek_lab.distributed import ranks, training
+    from deepseek_lab.distributed.worker.low_rank import RANK
 
     num = command.number("num")
     running = ranks.current()
@@ -38,9 +39,18 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     way = command.text("exchange") or ("auto" if lossy else "plain")
     if way != "plain" and not lossy:
         raise UsageError(
-            f"--exchange {way} rounds gradients on their way between ranks",
+            f"--exchange {way} changes gradients on their way between ranks, or when they go",
             hint=f"%%deepseek distributed --exchange {way} --allow-lossy",
         )
+    rank, every = command.number("rank"), command.number("every")
+    for flag, given, ways in (("rank", rank, ("powersgd",)), ("every", every, ("local", "diloco"))):
+        if given is not None and way not in ways:
+            raise UsageError(
+                f"--{flag} says nothing about --exchange {way}",
+                hint=f"%%deepseek distributed --exchange {ways[0]} --{flag} {given:.0f} --allow-lossy",
+            )
+    if way == "powersgd":
+        way = f"powersgd-{RANK if rank is None else int(rank)}"
     source = host.python(body)
     running = running or start(command)
     seen = cells.names(source)
@@ -58,6 +68,7 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
         seed=None if seed is None else int(seed),
         batch=None if batch is None else int(batch),
         way=way,
+        every=None if every is None else int(every),
         save_s=training.SAVE_S if save_s is None else save_s,
         said=shown.said,
     )

@@ -1,0 +1,135 @@
+"""The way in which gradients go between ranks, chosen in the first updates of a training itself.
+
+What cannot win is ruled out by what the link and the arithmetic were measured to take; what is left takes turns in real
+updates. All ranks come to the same choice, for what each measures is averaged.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Generator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from deepseek_lab.distributed.worker import low_rank
+from deepseek_lab.distributed.worker.exchange import NUM_THREADS, Exchange
+
+RANKS = (32, 8, 4)
+WAYS = ("plain", "bf16", "int8", *(f"powersgd-{rank}" for rank in RANKS))
+"""From the one that changes least to the one that changes most."""
+_ROUNDS = 4
+_WORTH = 0.95
+"""A way that changes more has to take so much less."""
+_HOPEFUL = 1.4
+_PROBES = (16_384, 131_072, 1_048_576)
+"""Values sent to see how fast the link is; more only where fewer took no time."""
+_LONG_S = 0.02
+_Search = Generator[str, float, None]
+
+
+class Choice:
+    """Finds the way with which updates are fastest.
+
+    Args:
+        exchange: Whose way is set.
+        shapes: Gives the shapes of the gradients, when an update has been made.
+    """
+
+    def __init__(self, exchange: Exchange, shapes: Callable[[], Sequence[torch.Size]]) -> None:
+        self._exchange, self._shapes = exchange, shapes
+        self.seconds: dict[str, float] = {}
+        """Of an update, by way; empty until it is decided."""
+        self.expected: set[str] = set()
+        """Ways whose seconds are what the link was measured to allow, for nothing was sent that way."""
+        self._search: _Search | None = self._find()
+        self._began_s = 0.0
+        exchange.way = next(self._search)
+
+    def stepped(self) -> None:
+        """An update is done, on all ranks."""
+        if self._search is None:
+            return
+        try:
+            self._exchange.way = self._search.send(time.perf_counter() - self._began_s)
+        except StopIteration:
+            self._search = None
+        self._began_s = time.perf_counter()
+
+    def _find(self) -> _Search:
+        """Yields the way of the next update and is given the seconds that it took."""
+        for _ in range(2):
+            yield "int8"  # DDP makes its buckets anew
+        taken_s = yield "int8"
+        expected = self._expect(*_agreed([taken_s, self._exchange.waited_s]))
+        best_s = min(expected.values())
+        hopeful = [way for way in WAYS if expected[way] <= _HOPEFUL * best_s]
+        times: dict[str, list[float]] = {way: [] for way in hopeful}
+        if len(hopeful) > 1:
+            for _ in range(_ROUNDS):
+                for way in hopeful:
+                    times[way].append((yield way))
+            measured = _agreed([statistics.median(times[way]) for way in hopeful])
+            self.seconds = expected | dict(zip(hopeful, measured, strict=True))
+        else:
+            self.seconds = expected
+            times.clear()
+        self.expected = set(WAYS) - times.keys()
+        best_s = min(self.seconds[way] for way in hopeful)
+        chosen = next(way for way in hopeful if _WORTH * self.seconds[way] <= best_s)
+        self._exchange.keep(chosen)
+
+    def _expect(self, int8_s: float, waited_s: float) -> dict[str, float]:
+        """Seconds of an update by way: what int8 took, and what the others take at least."""
+        alone_s = int8_s - waited_s
+        shapes = self._shapes()
+        total = sum(shape.numel() for shape in shapes)
+        value_s, product_s = _agreed([_probe_link(self._exchange), _probe_products(shapes)])
+        found = {
+            "plain": alone_s + total * value_s,
+            "bf16": alone_s + total * value_s / 2,
+            "int8": int8_s,
+        }
+        for rank in RANKS:
+            thin = sum(low_rank.sizes(shape, rank)[1] for shape in shapes)
+            # Two products to find the factors, two to take them off and to put them together.
+            products_s = 4 * rank * total * product_s / NUM_THREADS
+            found[f"powersgd-{rank}"] = alone_s + thin * value_s + products_s
+        return found
+
+
+def _agreed(values: Sequence[float]) -> list[float]:
+    """Their means over all ranks."""
+    made = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(made)
+    made /= dist.get_world_size()
+    return [float(one) for one in made]
+
+
+def _probe_link(exchange: Exchange) -> float:
+    """Seconds that one value of float32 takes on its way to a mean, with all threads at work."""
+    for number in _PROBES:
+        began_s = time.perf_counter()
+        flats = [torch.zeros(number // NUM_THREADS) for _ in range(NUM_THREADS)]
+        for future in [exchange.put("plain", (-1, index), flat) for index, flat in enumerate(flats)]:
+            future.wait()
+        (taken_s,) = _agreed([time.perf_counter() - began_s])
+        if taken_s > _LONG_S:
+            break
+    return taken_s / number
+
+
+def _probe_products(shapes: Sequence[torch.Size]) -> float:
+    """Seconds that one value of a gradient takes in its product with one column; 0 where there is no matrix."""
+    matrices = [shape for shape in shapes if low_rank.sizes(shape)[1] < shape.numel()]
+    if not matrices:
+        return 0.0
+    shape = max(matrices, key=lambda one: one.numel())
+    one: Tensor = torch.ones(shape[0], shape.numel() // shape[0])
+    factor = torch.ones(one.shape[1], RANKS[0])
+    one @ factor
+    began_s = time.perf_counter()
+    one @ factor
+    return (time.perf_counter() - began_s) / (one.numel() * RANKS[0])

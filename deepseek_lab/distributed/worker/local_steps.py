@@ -1,0 +1,82 @@
+"""Ranks that train by themselves for a number of updates, and then go on from the mean of where they have come to.
+
+Local SGD (Stich, ICLR 2019, arXiv:1805.09767) and, with an optimizer for the mean itself, DiLoCo (Douillard et al.,
+arXiv:2311.08105). How far each rank has come is sent as int8 codes with error feedback.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from deepseek_lab.distributed.worker.exchange import Exchange
+
+OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
+"""DiLoCo's, with Nesterov's momentum."""
+_CHUNK = 4_000_000
+"""Values that go at once: large enough for the link, small enough that two threads share the work."""
+
+
+class LocalSteps:
+    """What one optimizer updates.
+
+    Args:
+        exchange: Over which means are found.
+        number: Of the optimizer; the same on all ranks.
+        parameters: Of the optimizer, before its first update; the same on all ranks.
+    """
+
+    def __init__(self, exchange: Exchange, number: int, parameters: Sequence[Tensor]) -> None:
+        self._exchange, self._number = exchange, number
+        self._parameters = list(parameters)
+        self._anchor = [one.detach().clone() for one in self._parameters]
+        """Where all ranks were together."""
+        self._velocity: list[Tensor] = []
+        self.count = 0
+        """Updates since then."""
+
+    @torch.no_grad()
+    def agree(self, *, outer: bool = False, buffers: Iterable[Tensor] = ()) -> float:
+        """Go on from the mean over all ranks; gives the seconds that it took.
+
+        Args:
+            outer: Step from the last mean with Nesterov's momentum, for a whole round; else be at the mean itself.
+            buffers: Averaged too, as they are.
+        """
+        began_s = time.perf_counter()
+        self.count = 0
+        deltas = [one - at for one, at in zip(self._parameters, self._anchor, strict=True)]
+        self._mean(deltas, "int8", 0)
+        if outer:
+            self._velocity = self._velocity or [torch.zeros_like(one) for one in self._anchor]
+            torch._foreach_mul_(self._velocity, OUTER_MOMENTUM)
+            torch._foreach_add_(self._velocity, deltas)
+            torch._foreach_add_(deltas, self._velocity, alpha=OUTER_MOMENTUM)
+            torch._foreach_mul_(deltas, OUTER_LR)
+        torch._foreach_add_(self._anchor, deltas)
+        for one, at in zip(self._parameters, self._anchor, strict=True):
+            one.copy_(at)
+        floats = [one for one in buffers if one.is_floating_point()]
+        self._mean(floats, "plain", 1_000_000)
+        return time.perf_counter() - began_s
+
+    def _mean(self, tensors: Sequence[Tensor], way: str, first: int) -> None:
+        """Replace tensors by their means over all ranks; chunks of one type go on all threads at once."""
+        chunks: list[list[Tensor]] = []
+        for one in tensors:
+            fits = chunks and chunks[-1][0].dtype == one.dtype
+            if not fits or sum(part.numel() for part in chunks[-1]) + one.numel() > _CHUNK:
+                chunks.append([])
+            chunks[-1].append(one)
+        flats = [torch.cat([one.reshape(-1) for one in chunk]) for chunk in chunks]
+        futures = [
+            self._exchange.put(way, (-1 - self._number, first + index), flat)
+            for index, flat in enumerate(flats)
+        ]
+        for future, flat, chunk in zip(futures, flats, chunks, strict=True):
+            future.wait()
+            for one, part in zip(chunk, flat.split([one.numel() for one in chunk]), strict=True):
+                one.copy_(part.view(one.shape))
