@@ -28,6 +28,8 @@ TABLES = (
     ("ranks",),
     ("communication",),
     ("convergence_lossy",),
+    ("scaling",),
+    ("scaling_v100",),
 )
 
 

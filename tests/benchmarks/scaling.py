@@ -24,10 +24,11 @@ import torch
 from torch import nn
 
 from deepseek_lab.distributed.scaling import record
+from deepseek_lab.distributed.scaling.buckets import CAP_BYTES
 from deepseek_lab.distributed.scaling.network import Link, Network
 from deepseek_lab.distributed.scaling.predict import Compute, Setting, predict
 from deepseek_lab.distributed.scaling.step import Host
-from deepseek_lab.distributed.scaling.ways import BY_NAME, Arithmetic, Shares, Stages
+from deepseek_lab.distributed.scaling.ways import BY_NAME, Arithmetic, Bucket, Shares, Stages
 from tests.benchmarks.links import NoLinks, inside, links, shape
 
 SIZES = (2, 3, 4)
@@ -115,7 +116,7 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
         dist.barrier()
         with net.no_sync():
             found = measure.measure_compute(
-                lambda: net(inputs[model]), parameters, lambda: net.zero_grad(set_to_none=False), 1
+                lambda: net(inputs[model]), parameters, lambda: net.zero_grad(set_to_none=False), 1, 0
             )
         return dataclasses.asdict(found)
 
@@ -123,8 +124,8 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
         found, core = measure.measure_link()
         return {"link": dataclasses.asdict(found), "core_s_per_byte": core}
 
-    def shares(link: dict[str, float]) -> dict[str, Any]:
-        return dataclasses.asdict(measure.measure_shares(Link(**link), groups))
+    def shares(link: dict[str, float], num_bytes: int) -> dict[str, Any]:
+        return dataclasses.asdict(measure.measure_shares(Link(**link), groups, num_bytes))
 
     def arithmetic(size: int) -> dict[str, Any]:
         return dataclasses.asdict(measure.measure_arithmetic(size))
@@ -247,7 +248,11 @@ def measured(two: Crew, ranks: Crew) -> dict[str, Any]:
         found.setdefault(key, []).extend(answers)
 
     link = middle(two.ask("link"))
-    shares = middle(ranks.ask("shares", link["link"]))
+    # As large as what becomes of a bucket.
+    full = Bucket(((CAP_BYTES // 4,),))
+    shares = {
+        way: middle(ranks.ask("shares", link["link"], int(BY_NAME[way].sent_bytes(full)))) for way in WAYS[1:]
+    }
     for _ in range(ROUNDS):
         keep("arithmetic", ranks.ask("arithmetic", ranks.num_ranks))
         for model in MODELS:
@@ -278,7 +283,9 @@ def report(num_ranks: int, mbit: float, one: dict[str, Any]) -> list[tuple[float
         )
         for way in WAYS:
             got = one[f"step {model} {way}"]
-            made = predict(shapes, compute, setting, BY_NAME[way]).step_s
+            shares = {key: tuple(each) for key, each in one["shares"].get(way, {}).items()}
+            place = dataclasses.replace(setting, shares=Shares(**shares))
+            made = predict(shapes, compute, place, BY_NAME[way]).step_s
             pairs.append((made, got))
             off = made / got - 1
             words = "" if abs(off) <= BAR else "  MISSED"
@@ -301,7 +308,6 @@ def setting_of(num_ranks: int, one: dict[str, Any]) -> Setting:
         Network(num_ranks, 1, link, link),
         Host(num_cores, num_ranks, 1, one["link"]["core_s_per_byte"]),
         Arithmetic(stages, own * arithmetic["copy_s_per_byte"], own * arithmetic["s_per_flop"]),
-        Shares(**{key: tuple(each) for key, each in one["shares"].items()}),
     )
 
 

@@ -23,7 +23,7 @@ LARGE_BYTES = (1 << 20, 2 << 20, 4 << 20)
 _ROUNDS = 5
 _REST_S = 0.06
 """Before each message: a shaper by token bucket has filled up again."""
-_NUM_SHARES = 4
+_NUM_SHARES = 5
 _NUM_VALUES = 1 << 22
 
 
@@ -54,19 +54,18 @@ def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) 
     """How much of a link each kind of collective reaches alone and in pairs, from messages of one size.
 
     gloo's all-to-all sends at times only when it has received, and ranks that send to several others are not done at
-    the same time: what counts is the mean.
+    the same time: what counts is the mean. All-reduces are what the link was measured with.
 
     Args:
         link: Between the ranks.
         groups: Two, each of the same ranks.
-        num_bytes: Of a message.
+        num_bytes: Of a message; shares fall with it.
     """
     made = []
-    for kind, times in (("all_reduce", 2), ("all_to_all", 1), ("all_gather", 1)):
+    for kind in ("all_to_all", "all_gather"):
         calls = [_collective(kind, group, num_bytes) for group in groups]
         size = dist.get_world_size(groups[0])
-        sent = times * (num_bytes // size) * (size - 1)
-        delay_s = times * (size - 1) * link.latency_s
+        sent = (num_bytes // size) * (size - 1)
 
         def together(calls: Sequence[Callable[[], object]] = calls) -> None:
             threads = [threading.Thread(target=call) for call in calls[1:]]
@@ -77,24 +76,24 @@ def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) 
                 one.join()
 
         for call, count in ((calls[0], 1), (together, len(calls))):
-            taken = statistics.mean(_samples(call, groups[0], _NUM_SHARES)[0])
-            made.append((count * sent - link.burst_bytes) / link.bandwidth / max(taken - delay_s, 1e-9))
+            taken = statistics.mean(_samples(call, groups[0], _NUM_SHARES)[0]) - (size - 1) * link.latency_s
+            made.append((count * sent - link.burst_bytes) / link.bandwidth / max(taken, 1e-9))
     found = torch.tensor(made, dtype=torch.float64)
     dist.all_reduce(found, group=groups[0])
-    alone = [min(1.0, one) for one in (found / dist.get_world_size(groups[0])).tolist()]
-    return Shares(*((alone[at], alone[at + 1]) for at in (0, 2, 4)))
+    alone, pair, gather, gathers = (
+        min(1.0, one) for one in (found / dist.get_world_size(groups[0])).tolist()
+    )
+    return Shares(all_to_all=(alone, pair), all_gather=(gather, gathers))
 
 
 def _collective(kind: str, group: Any, num_bytes: int) -> Callable[[], object]:
     size = dist.get_world_size(group)
     part = num_bytes // size
     whole, came = (torch.zeros(part * size, dtype=torch.uint8) for _ in range(2))
-    mine, values = torch.zeros(part, dtype=torch.uint8), torch.zeros(part * size // 4)
-    return {
-        "all_reduce": lambda: dist.all_reduce(values, group=group),
-        "all_to_all": lambda: dist.all_to_all_single(came, whole, group=group),
-        "all_gather": lambda: exchange._gather(came, mine, group=group),
-    }[kind]
+    mine = torch.zeros(part, dtype=torch.uint8)
+    if kind == "all_to_all":
+        return lambda: dist.all_to_all_single(came, whole, group=group)
+    return lambda: exchange._gather(came, mine, group=group)
 
 
 def measure_arithmetic(num_ranks: int, num_values: int = _NUM_VALUES, least_s: float = 0.3) -> Arithmetic:
@@ -152,6 +151,7 @@ def measure_compute(
     parameters: Sequence[nn.Parameter],
     update: Callable[[], object] = lambda: None,
     num_rounds: int = _ROUNDS,
+    warm_up: int = 1,
 ) -> Compute:
     """A step without communication, and when in its backward pass each gradient is there.
 
@@ -159,7 +159,8 @@ def measure_compute(
         forward: Gives the loss; under DDP, call this within ``no_sync()``.
         parameters: Whose gradients are exchanged, in the model's order.
         update: What comes after the backward pass.
-        num_rounds: Steps; medians are taken, after one that does not count.
+        num_rounds: Steps of which medians are taken.
+        warm_up: Steps before them.
     """
     came = [0.0] * len(parameters)
 
@@ -172,7 +173,7 @@ def measure_compute(
     handles = [one.register_post_accumulate_grad_hook(note(at)) for at, one in enumerate(parameters)]
     times, ready = [], []
     try:
-        for _ in range(num_rounds + 1):
+        for _ in range(warm_up + num_rounds):
             began = time.perf_counter()
             loss = forward()
             middle = time.perf_counter()
@@ -184,8 +185,8 @@ def measure_compute(
     finally:
         for handle in handles:
             handle.remove()
-    forward_s, backward_s, update_s = (statistics.median(one) for one in zip(*times[1:], strict=True))
-    parts = tuple(statistics.median(one) for one in zip(*ready[1:], strict=True))
+    forward_s, backward_s, update_s = (statistics.median(one) for one in zip(*times[warm_up:], strict=True))
+    parts = tuple(statistics.median(one) for one in zip(*ready[warm_up:], strict=True))
     return Compute(forward_s, backward_s, update_s, parts)
 
 

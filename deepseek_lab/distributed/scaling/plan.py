@@ -9,7 +9,7 @@ from deepseek_lab.base.scaling import Checked, ScalingPlan, ScalingPoint, WayOut
 from deepseek_lab.distributed.scaling.network import Link, Network, all_reduce
 from deepseek_lab.distributed.scaling.predict import Compute, Setting, buckets_of, predict
 from deepseek_lab.distributed.scaling.step import Host, Times
-from deepseek_lab.distributed.scaling.ways import WAYS, Arithmetic, Bucket, Stages, Way
+from deepseek_lab.distributed.scaling.ways import POWERSGD_RANK, WAYS, Arithmetic, Bucket, Stages, Way
 
 LAUNCH_S = {"inside": 5e-6, "between": 20e-6}
 """What a message costs beside its bytes: over links of a node, and through a network card."""
@@ -46,7 +46,9 @@ class Cluster:
             # Errors are read and written too, where values are encoded.
             "int8": Stages(13 * value, 5 * value, 5 * value),
         }
-        return Arithmetic(stages, 2 * value, 1 / self.flops)
+        # A product with a thin matrix reads the large one once.
+        thin = 4 * value / (2 * POWERSGD_RANK)
+        return Arithmetic(stages, 2 * value, max(1 / self.flops, thin))
 
     def setting(self, num_ranks: int) -> Setting:
         """Where a step on so many ranks runs."""
@@ -166,8 +168,10 @@ def _assumed(network: Network) -> list[str]:
         "gradients are float32, in buckets of 25 MiB (the first 1 MiB), two at a time, beside the rest of the pass",
         f"a message costs {LAUNCH_S['inside'] * 1e6:.0f} us in a node and {LAUNCH_S['between'] * 1e6:.0f} us between",
         "bytes go over the whole bandwidth: no other traffic, all devices equally fast",
-        "encoding takes one pass over a device's memory a stage, in time taken from the backward pass",
-        "PowerSGD (arXiv:1905.13727) and local SGD (arXiv:1805.09767) are predicted only; both change what is learned",
+        "encoding takes one pass over a device's memory a stage, in time taken from the backward pass, as fused kernels "
+        "do it; ours are for CPUs so far",
+        "ways that are not exact change what is learned, PowerSGD (arXiv:1905.13727) and local SGD (arXiv:1805.09767) "
+        "most: the time of a step does not say how many are needed",
     ]
     if network.num_nodes > 1:
         made.append(

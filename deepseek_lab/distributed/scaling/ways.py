@@ -126,12 +126,13 @@ def _low_rank_bytes(bucket: Bucket) -> float:
 def _low_rank(bucket: Bucket, network: Network, arithmetic: Arithmetic, shares: Shares) -> tuple[Phase, ...]:
     matrices, rest = _matrices(bucket)
     one = 2.0 * POWERSGD_RANK * sum(rows * columns for rows, columns in matrices) * arithmetic.s_per_flop
+    orthogonal = 4.0 * POWERSGD_RANK**2 * sum(rows for rows, _ in matrices) * arithmetic.s_per_flop
     first = all_reduce(4.0 * (rest + POWERSGD_RANK * sum(rows for rows, _ in matrices)), network)
     second = all_reduce(4.0 * POWERSGD_RANK * sum(columns for _, columns in matrices), network)
     return (
         Phase(work_s=one),
         Phase(first.delay_s, 0.0, first.num_bytes, shares.all_reduce),
-        Phase(work_s=one),
+        Phase(work_s=one + orthogonal),
         Phase(second.delay_s, 0.0, second.num_bytes, shares.all_reduce),
         Phase(work_s=one),
     )

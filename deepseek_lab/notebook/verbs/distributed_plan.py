@@ -50,6 +50,9 @@ def run(plan: Plan, host: Host) -> Shown:
         value = command.number(flag)
         if value is not None and value < 1:
             raise UsageError(f"--{flag} cannot be {value:.0f}", hint=f"--{flag} 1")
+    step_s = command.number("step-time")
+    if step_s == 0:
+        raise UsageError("--step-time cannot be 0", hint="--step-time SECONDS, as measured on one device")
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from deepseek_lab.distributed.scaling import plan as planning
@@ -64,7 +67,6 @@ def run(plan: Plan, host: Host) -> Shown:
     made, _ = skeleton(model, mode, whole=True)
     loss, inputs, words = _loss(made, mode, command, host)
     compute = work_out(made, loss, rates, mode)
-    step_s = command.number("step-time")
     if step_s is not None:
         compute = scaled(compute, step_s)
         told = f"a step of one device takes {step_s:g} s, as given; how it is divided was worked out from operators"
