@@ -30,6 +30,8 @@ class RankState:
     """That it printed."""
     why: str = ""
     """How it ended."""
+    host: str = ""
+    """Name of its machine, where that is another one."""
 
 
 @dataclasses.dataclass(frozen=True)

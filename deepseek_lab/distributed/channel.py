@@ -21,6 +21,7 @@ from typing import Any
 
 import zmq
 import zmq.auth.thread
+import zmq.utils.monitor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Channel:
         heard: Called with the identity of the sender (empty where the socket is no ROUTER) and the message.
         tick: Called about every ``tick_s`` seconds.
         ended: Called when the socket is closed.
+        lost: Called once when the other end has been away for ``lost_s`` seconds.
     """
 
     def __init__(
@@ -86,10 +88,14 @@ class Channel:
         tick: Callable[[], None] | None = None,
         tick_s: float = 0.05,
         ended: Callable[[], None] | None = None,
+        lost: Callable[[], None] | None = None,
+        lost_s: float = 0.0,
     ) -> None:
         self._context, self._socket, self._heard = context, socket, heard
         self._routes = socket.type == zmq.ROUTER
         self._tick, self._tick_s, self._ended = tick, tick_s, ended
+        self._lost, self._lost_s = lost, lost_s
+        self._away_since_s: float | None = time.monotonic()
         self._out: collections.deque[tuple[bytes, Message]] = collections.deque()
         self._wake_reads, self._wake_writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._closing = False
@@ -122,6 +128,10 @@ class Channel:
         poller.register(self._wake_reads, zmq.POLLIN)
         wait_ms = int(1000 * self._tick_s) if self._tick is not None else None
         due = time.monotonic() + self._tick_s
+        events: zmq.Socket[Any] | None = None
+        if self._lost is not None:
+            events = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            poller.register(events, zmq.POLLIN)
         while True:
             closing = self._closing
             poller.poll(0 if closing else wait_ms)
@@ -135,15 +145,30 @@ class Channel:
             if closing:
                 break
             self._receive()
+            if events is not None:
+                self._look_away(events)
             if self._tick is not None and time.monotonic() >= due:
-                self._tick()
+                self._guarded(self._tick)
                 due = time.monotonic() + self._tick_s
+        if events is not None:
+            self._socket.disable_monitor()
+            events.close(linger=0)  # else the context waits for it
         self._socket.close(linger=1000)
         if self._ended is not None:
             self._ended()
         self._context.term()
         os.close(self._wake_reads)
         os.close(self._wake_writes)
+
+    def _look_away(self, events: zmq.Socket[Any]) -> None:
+        """Whether the other end is there: connections are made anew for as long as it takes, so nobody else tells."""
+        while events.poll(0):
+            is_there = zmq.utils.monitor.recv_monitor_message(events)["event"] != zmq.EVENT_DISCONNECTED
+            self._away_since_s = None if is_there else time.monotonic()
+        away_s = 0.0 if self._away_since_s is None else time.monotonic() - self._away_since_s
+        if self._lost is not None and away_s > self._lost_s:
+            lost, self._lost = self._lost, None
+            lost()
 
     def _receive(self) -> None:
         while True:
@@ -153,10 +178,14 @@ class Channel:
                 return
             buffers = [frame.buffer for frame in frames]
             sender = bytes(buffers.pop(0)) if self._routes else b""
-            try:
-                self._heard(sender, Message.of(buffers))
-            except Exception:  # one message is lost, and told; whoever waits hears the next ones
-                threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
+            self._guarded(lambda: self._heard(sender, Message.of(buffers)))  # noqa: B023 - called at once
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Do something whose failure is told, and costs whoever waits neither the next message nor the next tick."""
+        try:
+            action()
+        except Exception:
+            threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
 
 
 class _Allowed:
@@ -193,13 +222,19 @@ def connect(
     heard: Callable[[bytes, Message], None],
     *,
     tick: Callable[[], None] | None = None,
+    tick_s: float = 0.05,
+    lost: Callable[[], None] | None = None,
+    lost_s: float = 0.0,
 ) -> Channel:
-    """Connect to a notebook."""
+    """Connect to a notebook; the other arguments are those of :class:`Channel`."""
     context: zmq.Context[Any] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, identity)
+    if lost is not None:  # of a machine that is gone no system tells that its connections are
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 20000)
     socket.curve_serverkey = connection.server_key.encode()
     socket.curve_publickey = connection.public_key.encode()
     socket.curve_secretkey = connection.secret_key.encode()
     socket.connect(connection.address)
-    return Channel(context, socket, heard, tick=tick)
+    return Channel(context, socket, heard, tick=tick, tick_s=tick_s, lost=lost, lost_s=lost_s)

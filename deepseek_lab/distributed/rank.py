@@ -18,6 +18,10 @@ class Rank:
         self.state = "starting"
         self.why = ""
         self.device = ""
+        self.host = ""
+        """Name of its machine, by that machine."""
+        self.address = ""
+        """At which the other ranks reach it."""
         self.doing: dict[str, Any] = {}
         """The last word on where it is."""
         self.last_line = ""

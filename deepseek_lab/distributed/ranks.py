@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import dataclasses
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from deepseek_lab.base.errors import DeepseekError, TargetError
 from deepseek_lab.base.ranks import RankAnswer, RankState, spans
+from deepseek_lab.distributed import folder
 from deepseek_lab.distributed.channel import Message, listen
 from deepseek_lab.distributed.interrupts import HeldInterrupts
 from deepseek_lab.distributed.launchers import Launcher, Local, Site, Start
@@ -24,7 +21,6 @@ from deepseek_lab.distributed.rank import Rank
 from deepseek_lab.distributed.rendezvous import Rendezvous
 from deepseek_lab.distributed.request import Request
 
-START_LIMIT_S = 120.0
 COLLECTIVE_LIMIT_S = 1800.0
 GRACE_S = 1.0
 """Ranks whose peer has failed have so long to fail by themselves."""
@@ -33,7 +29,17 @@ STUCK_S = 6.0
 PATIENCE_S = 5.0
 """A rank that waits in a collective for others who have ended their cell waits so long."""
 
-_DETAILS = ("modules", "checksum", "num_steps", "num_shared", "global_batches", "left", "way", "step_s")
+_DETAILS = (
+    "modules",
+    "checksum",
+    "num_steps",
+    "num_shared",
+    "global_batches",
+    "left",
+    "way",
+    "step_s",
+    "expected",
+)
 _current: list[Ranks] = []
 
 
@@ -66,10 +72,8 @@ class Ranks:
         self._number = 0
         self._joined = False
         self._stopping = False
-        parent = Path(tempfile.gettempdir())
-        _remove_remains(parent)
-        self._folder = Path(tempfile.mkdtemp(prefix=f"deepseek_lab-ranks-{os.getpid()}-", dir=parent))
         self._launcher = launcher or Local()
+        self._folder = folder.make(self._launcher.parent)
         connection = self._folder / "connection.json"
         self._channel = listen(self._launcher.host, connection, self._heard)
         self._rendezvous = Rendezvous(self._channel.send)
@@ -92,7 +96,7 @@ class Ranks:
         """Ranks that can be asked."""
         return [one.number for one in self._ranks if one.state in {"ready", "busy"}]
 
-    def start(self, timeout_s: float = START_LIMIT_S) -> None:
+    def start(self) -> None:
         """Start all processes and form the group; whatever was started ends if that fails or is interrupted.
 
         Raises:
@@ -101,7 +105,7 @@ class Ranks:
         with HeldInterrupts() as held:
             try:
                 self._spawn(self._ranks)
-                self._await_hello(self._ranks, timeout_s, held)
+                self._await_hello(self._ranks, held)
                 self._join()
             except BaseException:
                 self.stop()
@@ -126,7 +130,7 @@ class Ranks:
                 one.incarnation += 1
             try:
                 self._spawn(wanted)
-                self._await_hello(wanted, START_LIMIT_S, held)
+                self._await_hello(wanted, held)
             except BaseException:
                 for one in wanted:
                     if one.state == "starting":
@@ -154,7 +158,7 @@ class Ranks:
                 one.process.wait(5)
         self._launcher.close()
         self._channel.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        folder.remove(self._folder)
         for one in self._ranks:
             one.state = "stopped"
 
@@ -192,7 +196,7 @@ class Ranks:
                 self._set(one, "busy")
                 body = {"request": request.number, **(fields or {})}
                 if kind == "join":
-                    body["local_rank"] = number
+                    body["local_rank"] = sum(other.host == one.host for other in self._ranks[:number])
                 self._send(number, Message(kind, body, payload))
             passed_on = 0
             while request.waits:
@@ -282,8 +286,9 @@ class Ranks:
         for one, process in zip(ranks, processes, strict=True):
             one.process = process
 
-    def _await_hello(self, ranks: Sequence[Rank], timeout_s: float, held: HeldInterrupts) -> None:
-        until = time.monotonic() + timeout_s
+    def _await_hello(self, ranks: Sequence[Rank], held: HeldInterrupts) -> None:
+        limit_s = self._launcher.start_limit_s
+        until = time.monotonic() + limit_s
         while any(one.state == "starting" for one in ranks):
             with self._changed:
                 self._changed.wait(0.1)
@@ -291,16 +296,27 @@ class Ranks:
                 raise KeyboardInterrupt
             if time.monotonic() > until:
                 late = spans(one.number for one in ranks if one.state == "starting")
-                raise RanksError(f"rank {late} did not start within {timeout_s:.0f} s")
+                raise RanksError(
+                    f"rank {late} did not start within {limit_s:.0f} s{self._launcher.waits_for()}",
+                    hint=self._launcher.hint,
+                )
         for one in ranks:
             if one.state == "dead":
                 words = one.process.last_words() if one.process is not None else ""
-                raise RanksError(f"rank {one.number} {one.why} while it started\n{words}".rstrip())
+                raise RanksError(
+                    f"rank {one.number} {one.why} while it started\n{words}".rstrip(),
+                    hint=self._launcher.hint,
+                )
 
     def _join(self) -> None:
         """Form the group, of all ranks."""
         self._require(range(len(self._ranks)))
-        fields = {"size": len(self._ranks), "group": self._rendezvous.begin(), "limit_s": COLLECTIVE_LIMIT_S}
+        fields = {
+            "size": len(self._ranks),
+            "group": self._rendezvous.begin(),
+            "limit_s": COLLECTIVE_LIMIT_S,
+            "master": self._ranks[0].address,
+        }
         request = self.ask("join", fields)
         for number, answer in request.answers.items():
             if answer.status != "ok":
@@ -317,6 +333,7 @@ class Ranks:
             return
         match message.kind:
             case "hello":
+                one.host, one.address = message.fields["host"], message.fields["address"]
                 self._set(one, "ready")
             case "meet":
                 self._rendezvous.heard(sender, message)
@@ -418,6 +435,7 @@ class Ranks:
             function=one.doing.get("function", "") if one.state == "busy" else "",
             last_line=one.last_line,
             why=one.why,
+            host=one.process.host if one.process is not None else "",
         )
 
 
@@ -452,12 +470,3 @@ def needed() -> Ranks:
     if not _current:
         raise TargetError("no ranks have been started", hint="%deepseek ranks start -n 2")
     return _current[0]
-
-
-def _remove_remains(parent: Path) -> None:
-    """Remove folders of ranks whose notebook has ended without removing them."""
-    for folder in parent.glob("deepseek_lab-ranks-*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            owner = int(folder.name.split("-")[2])
-            if folder.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
-                shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -307,7 +308,7 @@ class TestEnds:
     def test_what_a_killed_notebook_left_is_removed_by_the_next(self) -> None:
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
-        left = Path(tempfile.gettempdir()) / f"deepseek_lab-ranks-{gone.pid}-abc"
+        left = Path(tempfile.gettempdir()) / f"deepseek_lab-ranks-{gone.pid}-{socket.gethostname()}-abc"
         left.mkdir()
         Ranks(1).stop()
         assert not left.exists()

@@ -2,5 +2,6 @@
 
 from deepseek_lab.distributed.launchers.launcher import Launcher, Process, Site, Start
 from deepseek_lab.distributed.launchers.local import Local
+from deepseek_lab.distributed.launchers.ssh import Ssh
 
-__all__ = ["Launcher", "Local", "Process", "Site", "Start"]
+__all__ = ["Launcher", "Local", "Process", "Site", "Ssh", "Start"]

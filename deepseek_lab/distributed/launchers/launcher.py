@@ -6,11 +6,14 @@ import abc
 import contextlib
 import dataclasses
 import signal
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from deepseek_lab.distributed.channel import Message
+
+_MOST_WORDS = 16_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Process(Protocol):
         """Process number where it runs; 0 while that is not known."""
 
     @property
+    def host(self) -> str:
+        """Name of its machine; empty where that is this one, and while it is not known."""
+
+    @property
     def alive(self) -> bool:
         """Whether it has not ended, as far as is known."""
 
@@ -64,6 +71,13 @@ class Launcher(abc.ABC):
     host = "127.0.0.1"
     """Address of this machine at which the notebook listens for the ranks."""
 
+    parent = Path(tempfile.gettempdir())
+    """Where the folder of the ranks is made."""
+    start_limit_s = 120.0
+    """Ranks that have not connected after so long are given up."""
+    hint = ""
+    """What to type where a rank did not start."""
+
     _site: Site
 
     def open(self, site: Site) -> None:
@@ -81,6 +95,10 @@ class Launcher(abc.ABC):
     def heard(self, sender: bytes, message: Message) -> None:  # noqa: B027 - most start only what is a rank
         """Called with what a process says that is no rank; in a thread."""
 
+    def waits_for(self) -> str:
+        """What processes that have not connected wait for, as far as is known."""
+        return ""
+
     def close(self) -> None:  # noqa: B027 - most leave nothing
         """Remove what was made beside the processes, which have ended."""
 
@@ -97,5 +115,10 @@ def ending(status: int) -> str:
 
 
 def tail(text: bytes) -> str:
-    """The last lines of what a process wrote."""
-    return "\n".join(text[-2000:].decode(errors="replace").strip().splitlines()[-8:])
+    """The last lines of what a process wrote; of a fault of the interpreter those that say what and where."""
+    lines = text[-_MOST_WORDS:].decode(errors="replace").strip().splitlines()
+    what = next((line for line in lines if line.startswith("Fatal Python error")), None)
+    where = next((number for number, line in enumerate(lines) if line.startswith("Current thread")), None)
+    if what is None or where is None:  # faulthandler writes both
+        return "\n".join(lines[-8:])
+    return "\n".join([what, *lines[where:][:7]])

@@ -18,7 +18,7 @@ class Local(Launcher):
 
     Args:
         host: Address of this machine at which the notebook listens.
-        interface: Network interface over which ranks reach each other.
+        interface: Network interface over which ranks reach each other; by default the one that reaches the notebook.
         prefix: Words before the command of a rank, such as ``ip netns exec NAME``. What they name must become the
             command (exec), so that the process is the rank's own.
     """
@@ -26,7 +26,7 @@ class Local(Launcher):
     def __init__(
         self,
         host: str = "127.0.0.1",
-        interface: str = "lo",
+        interface: str | None = None,
         prefix: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
         self.host = host
@@ -54,13 +54,12 @@ class Local(Launcher):
             "TORCH_CPP_LOG_LEVEL": "ERROR",
             **os.environ,
             "DEEPSEEK_LAB_RANKS": str(site.folder),
-            "GLOO_SOCKET_IFNAME": self._interface,
-            "MASTER_ADDR": self.host,
-            "NCCL_SOCKET_IFNAME": self._interface,
             "OMP_NUM_THREADS": str(num_threads),
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),
         }
         environment.pop("PYTHONSTARTUP", None)
+        if self._interface:
+            environment |= {"GLOO_SOCKET_IFNAME": self._interface, "NCCL_SOCKET_IFNAME": self._interface}
         words = [sys.executable, "-m", "deepseek_lab.distributed.worker", str(site.connection)]
         words += [str(start.rank), start.identity, str(os.getpid())]
         before = [] if self._prefix is None else list(self._prefix(start.rank))
@@ -99,6 +98,11 @@ class LocalProcess:
     def pid(self) -> int:
         """Process number."""
         return self._process.pid
+
+    @property
+    def host(self) -> str:
+        """Empty, as it is this machine."""
+        return ""
 
     @property
     def alive(self) -> bool:

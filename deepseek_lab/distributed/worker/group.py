@@ -15,6 +15,7 @@ import os
 import socket
 import stat
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +81,8 @@ class Group:
         self.broken = False
         """Whether connections were shut down since the group was joined."""
         self._opened: dict[int, int] = {}
+        self._lock = threading.Lock()
+        """Held while connections are shut down, so that these are never those of the next group."""
         self._asked_at_s: float | None = None
         self._seen = (-1, 0.0)
         """Bytes that had gone over all connections, and since when."""
@@ -121,8 +124,9 @@ class Group:
         if dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
-        self._opened.clear()
-        self._asked_at_s = None
+        with self._lock:
+            self._opened.clear()
+            self._asked_at_s = None
 
     def heard(self, message: Message) -> None:
         """An answer to what the group's store has asked for."""
@@ -131,10 +135,15 @@ class Group:
 
     def unblock(self) -> None:
         """Have the collective that is under way raise, and every later one, as soon as :meth:`tick` finds it quiet."""
-        self._asked_at_s, self._seen = time.monotonic(), (-1, 0.0)
+        with self._lock:
+            self._asked_at_s, self._seen = time.monotonic(), (-1, 0.0)
 
     def tick(self) -> None:
         """Called often, from another thread than the one that waits."""
+        with self._lock:
+            self._shut_down_when_quiet()
+
+    def _shut_down_when_quiet(self) -> None:
         if self._asked_at_s is None:
             return
         now, total = time.monotonic(), sum(_num_bytes(*one) for one in list(self._opened.items()))

@@ -6,19 +6,21 @@ import contextlib
 import faulthandler
 import os
 import queue
-import shutil
 import signal
 import socket
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from deepseek_lab.distributed import folder
 from deepseek_lab.distributed.channel import Connection, Message, connect
 from deepseek_lab.distributed.worker import cells
 from deepseek_lab.distributed.worker.group import Group
+from deepseek_lab.distributed.worker.network import interface, local_address
 from deepseek_lab.distributed.worker.output import Output
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Worker:
         self._place: dict[str, Any] = {}
         self._turns: Turns | None = None
         self._main_thread = threading.main_thread()
+        self._address = self._own_address(connection)
         self._folder = os.environ.get("DEEPSEEK_LAB_RANKS")
         module = types.ModuleType("__main__")
         sys.modules["__main__"] = module
@@ -67,9 +70,7 @@ class Worker:
         signal.signal(signal.SIGINT, self._on_signal)
         sys.stdout, sys.stderr = self._output.stdout, self._output.stderr
         self._channel.open()
-        self._channel.send(
-            Message("hello", {"rank": self.rank, "pid": os.getpid(), "host": socket.gethostname()})
-        )
+        self._channel.send(Message("hello", {"host": socket.gethostname(), "address": self._address}))
         with contextlib.suppress(ImportError):
             import torch.distributed
         while True:
@@ -85,6 +86,15 @@ class Worker:
         self._channel.close()
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         os._exit(0)  # threads that user code left behind do not hold the process
+
+    def _own_address(self, connection: Connection) -> str:
+        """That from which the notebook is reached; so are the other ranks, unless the user has chosen an interface."""
+        host, _, port = connection.address.removeprefix("tcp://").rpartition(":")
+        address = local_address(host.strip("[]"), int(port))
+        if name := interface(address):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+        return address
 
     # The main thread.
 
@@ -123,6 +133,7 @@ class Worker:
         wanted = message.fields
         size, local_rank = wanted["size"], wanted["local_rank"]
         os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank))
+        os.environ["MASTER_ADDR"] = wanted["master"]
         device = self.group.join(
             rank=self.rank, size=size, group=wanted["group"], limit_s=wanted["limit_s"], local_rank=local_rank
         )
@@ -193,7 +204,7 @@ class Worker:
     def _abandon(self) -> None:
         """The notebook's process has ended, and with it whatever could remove its folder."""
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            folder.remove(Path(self._folder))
         os._exit(0)
 
     def _beat(self, now: float) -> None:

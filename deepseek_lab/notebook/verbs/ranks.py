@@ -139,10 +139,12 @@ def _numbers(words: list[str] | tuple[str, ...]) -> list[int]:
 
 
 def _table(title: str, running: Ranks) -> Shown:
+    elsewhere = any(one.host for one in running.states)
     rows = [
         (
             one.rank,
             one.state,
+            *([one.host] if elsewhere else []),
             one.pid,
             one.device,
             one.why or (f"line {one.line}, {one.function}" if one.line is not None else ""),
@@ -150,4 +152,5 @@ def _table(title: str, running: Ranks) -> Shown:
         )
         for one in running.states
     ]
-    return table(title, ("rank", "state", "process", "device", "where", "last line"), rows)
+    host = ("host",) if elsewhere else ()
+    return table(title, ("rank", "state", *host, "process", "device", "where", "last line"), rows)
