@@ -31,6 +31,10 @@ def address(rank: int) -> str:
     return f"10.99.0.{rank + 1}"
 
 
+HOST = "10.99.0.254"
+"""Of the machine that they are on, which they reach at its full speed less their own."""
+
+
 def inside(rank: int, words: list[str]) -> list[str]:
     """A command that runs where a rank is."""
     return ["ip", "netns", "exec", f"{_NAME}n{rank}", *words]
@@ -46,6 +50,7 @@ def links(num_ranks: int, mbit: float | None) -> Iterator[None]:
     try:
         _run("ip", "link", "add", f"{_NAME}b", "type", "bridge")
         _run("ip", "link", "set", f"{_NAME}b", "up")
+        _run("ip", "addr", "add", f"{HOST}/24", "dev", f"{_NAME}b")
         for rank in range(num_ranks):
             space, near, far = f"{_NAME}n{rank}", f"{_NAME}v{rank}", f"{_NAME}e{rank}"
             _run("ip", "netns", "add", space)

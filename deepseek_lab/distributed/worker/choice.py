@@ -1,11 +1,13 @@
 """The way in which gradients go between ranks, chosen in the first updates of a training itself.
 
-What cannot win is ruled out by what the link and the arithmetic were measured to take; what is left takes turns in real
-updates. All ranks come to the same choice, for what each measures is averaged.
+What cannot win is ruled out by what the link and the arithmetic were measured to take at least; what is left is tried
+once, and what is not far from the fastest then takes turns, in real updates. All ranks come to the same choice, for
+what each measures is averaged.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -64,22 +66,23 @@ class Choice:
             yield "int8"  # DDP makes its buckets anew
         taken_s = yield "int8"
         expected = self._expect(*_agreed([taken_s, self._exchange.waited_s]))
-        best_s = min(expected.values())
-        hopeful = [way for way in WAYS if expected[way] <= _HOPEFUL * best_s]
-        times: dict[str, list[float]] = {way: [] for way in hopeful}
+        tried = {"int8": expected["int8"]}
+        for way in sorted(WAYS, key=lambda way: expected[way]):
+            if way not in tried and expected[way] < min(tried.values()):
+                yield way  # the first time it makes what it keeps
+                (tried[way],) = _agreed([(yield way)])
+        hopeful = [way for way in WAYS if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
         if len(hopeful) > 1:
+            times: dict[str, list[float]] = {way: [] for way in hopeful}
             for _ in range(_ROUNDS):
                 for way in hopeful:
                     times[way].append((yield way))
-            measured = _agreed([statistics.median(times[way]) for way in hopeful])
-            self.seconds = expected | dict(zip(hopeful, measured, strict=True))
-        else:
-            self.seconds = expected
-            times.clear()
-        self.expected = set(WAYS) - times.keys()
-        best_s = min(self.seconds[way] for way in hopeful)
-        chosen = next(way for way in hopeful if _WORTH * self.seconds[way] <= best_s)
-        self._exchange.keep(chosen)
+            medians = _agreed([statistics.median(times[way]) for way in hopeful])
+            tried |= dict(zip(hopeful, medians, strict=True))
+        self.seconds = expected | tried
+        self.expected = set(WAYS) - tried.keys()
+        best_s = min(tried[way] for way in hopeful)
+        self._exchange.keep(next(way for way in hopeful if _WORTH * tried[way] <= best_s))
 
     def _expect(self, int8_s: float, waited_s: float) -> dict[str, float]:
         """Seconds of an update by way: what int8 took, and what the others take at least."""
