@@ -16,6 +16,8 @@ class WayOutcome:
     """The flags that take it; empty where ``%%deepseek distributed`` has no such way."""
     sent_bytes: int
     """Through a node's port in a step, one way."""
+    kept_bytes: int
+    """What a rank keeps for it from step to step, above what every way holds."""
     step_s: float
     waiting_share: float
     """Of the step, in which a rank waits for gradients; 0 to 1."""

@@ -59,8 +59,8 @@ def _sections(plan: ScalingPlan) -> list[tuple[str, _tables.Table]]:
 
 def _ways(plan: ScalingPlan) -> _tables.Table:
     rows = tuple(_way(one) for one in plan.ways)
-    columns = ("way", "exact", "sent by a node", "step", "waiting", "efficiency", "how")
-    return _tables.Table(columns, rows, frozenset(range(2, 6)))
+    columns = ("way", "exact", "sent by a node", "kept besides", "step", "waiting", "efficiency", "how")
+    return _tables.Table(columns, rows, frozenset(range(2, 7)))
 
 
 def _way(one: WayOutcome) -> tuple[str, ...]:
@@ -68,6 +68,7 @@ def _way(one: WayOutcome) -> tuple[str, ...]:
         one.name,
         "yes" if one.is_exact else "no",
         _words.memory(one.sent_bytes),
+        _words.memory(one.kept_bytes) if one.kept_bytes else "",
         _words.seconds(one.step_s),
         f"{one.waiting_share:.0%}",
         _efficiency(one.efficiency),

@@ -282,7 +282,7 @@ _LINKS = """
 import torch.distributed as dist
 from deepseek_lab.distributed.scaling import measure
 groups = [dist.new_group() for _ in range(2)]
-link, core = measure.measure_link(large=(1 << 18, 1 << 19, 1 << 20))
+link, core = measure.measure_link(large_s=0.001)
 shares = measure.measure_shares(link, groups, 1 << 18)
 arithmetic = measure.measure_arithmetic(3, 1 << 18)
 """

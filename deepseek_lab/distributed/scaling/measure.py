@@ -18,18 +18,18 @@ from deepseek_lab.distributed.scaling.ways import GROUP, Arithmetic, Shares, Sta
 from deepseek_lab.distributed.worker import exchange
 
 SMALL_BYTES = (1 << 10, 4 << 10)
-LARGE_BYTES = (1 << 20, 2 << 20, 4 << 20)
-"""Messages that are timed: for the latency, and for the bandwidth."""
-_ROUNDS = 5
+LARGE_S = 0.08
+"""Messages that are timed: for the latency, and, twice and four times as large, for the bandwidth. The first of these
+takes about so long, which is long beside what other programs take at a time."""
+_ROUNDS = 3
 _REST_S = 0.06
 """Before each message: a shaper by token bucket has filled up again."""
-_NUM_SHARES = 5
+_NUM_PAIRS = 4
+_TRIED_BYTES, _MOST_BYTES = 1 << 20, 16 << 20
 _NUM_VALUES = 1 << 22
 
 
-def measure_link(
-    group: Any = None, small: Sequence[int] = SMALL_BYTES, large: Sequence[int] = LARGE_BYTES
-) -> tuple[Link, float]:
+def measure_link(group: Any = None, large_s: float = LARGE_S) -> tuple[Link, float]:
     """A link, and seconds of a core for a byte that goes over it; all ranks of the group call it together.
 
     All-reduces of several sizes are timed. What a rank sends in a ring of n is 2 (n - 1) / n of the size, in 2 (n - 1)
@@ -37,12 +37,17 @@ def measure_link(
     """
     size = dist.get_world_size(group)
     moved = 2 * (size - 1) / size
-    times = {one: _timed_all_reduce(one, group) for one in (*small, *large)}
-    latency_s = min(times[one][0] for one in small) / (2 * (size - 1))
+    first_s = torch.tensor(_timed_all_reduce(_TRIED_BYTES, group)[0])
+    dist.all_reduce(first_s, group=group)
+    base = int(min(_MOST_BYTES, max(1.0, size * large_s / float(first_s)) * _TRIED_BYTES))
+    large = [base, 2 * base, 4 * base]
+    times = {one: _timed_all_reduce(one, group) for one in (*SMALL_BYTES, *large)}
+    latency_s = min(times[one][0] for one in SMALL_BYTES) / (2 * (size - 1))
     intercept_s, s_per_byte = _line([moved * one for one in large], [times[one][0] for one in large])
     if s_per_byte <= 0:  # a link so fast that other programs decide what a message takes
         intercept_s, s_per_byte = 0.0, times[large[-1]][0] / (moved * large[-1])
-    burst = max(0.0, (latency_s * 2 * (size - 1) - intercept_s) / s_per_byte)
+    # A burst is shorter than the messages that showed the bandwidth; what seems longer is noise.
+    burst = min(max(0.0, (latency_s * 2 * (size - 1) - intercept_s) / s_per_byte), moved * base / 2)
     core = sum(times[one][1] for one in large) / sum(moved * one for one in large)
     found = torch.tensor([1 / s_per_byte, latency_s, burst, core], dtype=torch.float64)
     dist.all_reduce(found, group=group)
@@ -51,49 +56,55 @@ def measure_link(
 
 
 def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) -> Shares:
-    """How much of a link each kind of collective reaches alone and in pairs, from messages of one size.
+    """How much of a link the collectives of an exchange reach, one bucket at a time and two, from messages of one size.
 
-    gloo's all-to-all sends at times only when it has received, and ranks that send to several others are not done at
-    the same time: what counts is the mean. All-reduces are what the link was measured with.
+    An all-to-all and an all-gather follow each other without a rest, as they do in a step: traffic both ways over one
+    connection, whose acknowledgements wait behind data (Zhang, Shenker and Clark, SIGCOMM 1991), and ranks that send
+    to several others, which are not done at the same time, leave a part of the link unused. All-reduces are what the
+    link was measured with.
 
     Args:
         link: Between the ranks.
         groups: Two, each of the same ranks.
         num_bytes: Of a message; shares fall with it.
     """
+    size = dist.get_world_size(groups[0])
+    calls = [_exchange(group, num_bytes) for group in groups]
+    sent = 2 * _NUM_PAIRS * (num_bytes // size) * (size - 1)
+    delay_s = 2 * _NUM_PAIRS * (size - 1) * link.latency_s
+
+    def together() -> None:
+        threads = [threading.Thread(target=call) for call in calls[1:]]
+        for one in threads:
+            one.start()
+        calls[0]()
+        for one in threads:
+            one.join()
+
     made = []
-    for kind in ("all_to_all", "all_gather"):
-        calls = [_collective(kind, group, num_bytes) for group in groups]
-        size = dist.get_world_size(groups[0])
-        sent = (num_bytes // size) * (size - 1)
-
-        def together(calls: Sequence[Callable[[], object]] = calls) -> None:
-            threads = [threading.Thread(target=call) for call in calls[1:]]
-            for one in threads:
-                one.start()
-            calls[0]()
-            for one in threads:
-                one.join()
-
-        for call, count in ((calls[0], 1), (together, len(calls))):
-            taken = statistics.mean(_samples(call, groups[0], _NUM_SHARES)[0]) - (size - 1) * link.latency_s
-            made.append((count * sent - link.burst_bytes) / link.bandwidth / max(taken, 1e-9))
+    for call, count in ((calls[0], 1), (together, len(calls))):
+        taken, _ = _samples(call, groups[0], 1)
+        shaped = count * sent - min(link.burst_bytes, sent / 2)
+        made.append(shaped / link.bandwidth / max(taken[0] - delay_s, 1e-9))
     found = torch.tensor(made, dtype=torch.float64)
     dist.all_reduce(found, group=groups[0])
-    alone, pair, gather, gathers = (
-        min(1.0, one) for one in (found / dist.get_world_size(groups[0])).tolist()
-    )
-    return Shares(all_to_all=(alone, pair), all_gather=(gather, gathers))
+    alone, pair = (min(1.0, one) for one in (found / size).tolist())
+    return Shares(exchange=(alone, pair))
 
 
-def _collective(kind: str, group: Any, num_bytes: int) -> Callable[[], object]:
+def _exchange(group: Any, num_bytes: int) -> Callable[[], None]:
+    """Collectives of a few buckets, one after the other, without arithmetic."""
     size = dist.get_world_size(group)
     part = num_bytes // size
     whole, came = (torch.zeros(part * size, dtype=torch.uint8) for _ in range(2))
     mine = torch.zeros(part, dtype=torch.uint8)
-    if kind == "all_to_all":
-        return lambda: dist.all_to_all_single(came, whole, group=group)
-    return lambda: exchange._gather(came, mine, group=group)
+
+    def run() -> None:
+        for _ in range(_NUM_PAIRS):
+            dist.all_to_all_single(came, whole, group=group)
+            exchange._gather(came, mine, group=group)
+
+    return run
 
 
 def measure_arithmetic(num_ranks: int, num_values: int = _NUM_VALUES, least_s: float = 0.3) -> Arithmetic:

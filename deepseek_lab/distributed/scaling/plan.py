@@ -94,6 +94,7 @@ def plan(
                 is_exact=way.is_exact,
                 typed=way.typed,
                 sent_bytes=round(_sent(way, buckets, network)),
+                kept_bytes=4 * num_values if way.error_feedback and network.num_ranks > 1 else 0,
                 step_s=times.step_s,
                 waiting_share=times.waiting_share,
                 efficiency=compute.total_s / times.step_s,
@@ -168,10 +169,9 @@ def _assumed(network: Network) -> list[str]:
         "gradients are float32, in buckets of 25 MiB (the first 1 MiB), two at a time, beside the rest of the pass",
         f"a message costs {LAUNCH_S['inside'] * 1e6:.0f} us in a node and {LAUNCH_S['between'] * 1e6:.0f} us between",
         "bytes go over the whole bandwidth: no other traffic, all devices equally fast",
-        "encoding takes one pass over a device's memory a stage, in time taken from the backward pass, as fused kernels "
-        "do it; ours are for CPUs so far",
-        "ways that are not exact change what is learned, PowerSGD (arXiv:1905.13727) and local SGD (arXiv:1805.09767) "
-        "most: the time of a step does not say how many are needed",
+        "encoding takes one pass over a device's memory a stage, as fused kernels would; ours are for CPUs so far",
+        "PowerSGD is that of arXiv:1905.13727, local SGD that of arXiv:1805.09767",
+        "what is not exact changes what is learned: the time of a step does not say how many are needed",
     ]
     if network.num_nodes > 1:
         made.append(

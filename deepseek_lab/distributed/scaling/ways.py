@@ -40,11 +40,11 @@ class Arithmetic:
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-    """The part of a port's bandwidth that a collective reaches: alone, and two of them together; 1 is all of it."""
+    """The part of a port's bandwidth that collectives reach: alone, and two of them together; 1 is all of it."""
 
     all_reduce: Share = (1.0, 1.0)
-    all_to_all: Share = (1.0, 1.0)
-    all_gather: Share = (1.0, 1.0)
+    exchange: Share = (1.0, 1.0)
+    """All-to-alls and all-gathers in turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +96,9 @@ def _shared(name: str, bytes_of: Callable[[Bucket], float]) -> Callable[..., tup
         half = reduce_scatter(bytes_of(bucket), network)
         return (
             Phase(work_s=stages.before_s * count),
-            Phase(half.delay_s, 0.0, half.num_bytes, shares.all_to_all),
+            Phase(half.delay_s, 0.0, half.num_bytes, shares.exchange),
             Phase(work_s=stages.between_s * count),
-            Phase(half.delay_s, 0.0, half.num_bytes, shares.all_gather),
+            Phase(half.delay_s, 0.0, half.num_bytes, shares.exchange),
             Phase(work_s=stages.after_s * count),
         )
 
