@@ -23,6 +23,12 @@ import zmq
 import zmq.auth.thread
 import zmq.utils.monitor
 
+from deepseek_lab.base.errors import DeepseekError
+
+
+class AddressError(DeepseekError):
+    """Nothing can listen at an address."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Message:
@@ -201,7 +207,11 @@ class _Allowed:
 def listen(
     host: str, path: Path, heard: Callable[[bytes, Message], None], *, tick: Callable[[], None] | None = None
 ) -> Channel:
-    """Listen at an address of this machine, at a port that is free, and write the connection file for the ranks."""
+    """Listen at an address of this machine, at a port that is free, and write the connection file for the ranks.
+
+    Raises:
+        AddressError: it is no address of this machine.
+    """
     context: zmq.Context[Any] = zmq.Context()
     authenticator = zmq.auth.thread.ThreadAuthenticator(context)
     authenticator.start()
@@ -211,8 +221,18 @@ def listen(
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     socket.curve_secretkey, socket.curve_publickey, socket.curve_server = server_secret, server_public, True
-    port = socket.bind_to_random_port(f"tcp://{host}")
-    Connection(f"tcp://{host}:{port}", server_public.decode(), public.decode(), secret.decode()).write(path)
+    place = f"tcp://[{host}]" if ":" in host else f"tcp://{host}"
+    socket.setsockopt(zmq.IPV6, int(":" in host))
+    try:
+        port = socket.bind_to_random_port(place)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        authenticator.stop()
+        context.term()
+        raise AddressError(
+            f"nothing can listen at {host}: {error.strerror}", hint="--listen, an address of this machine"
+        ) from None
+    Connection(f"{place}:{port}", server_public.decode(), public.decode(), secret.decode()).write(path)
     return Channel(context, socket, heard, tick=tick, ended=authenticator.stop).open()
 
 
@@ -236,5 +256,6 @@ def connect(
     socket.curve_serverkey = connection.server_key.encode()
     socket.curve_publickey = connection.public_key.encode()
     socket.curve_secretkey = connection.secret_key.encode()
+    socket.setsockopt(zmq.IPV6, int("[" in connection.address))
     socket.connect(connection.address)
     return Channel(context, socket, heard, tick=tick, tick_s=tick_s, lost=lost, lost_s=lost_s)

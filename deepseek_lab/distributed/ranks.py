@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from deepseek_lab.base.errors import DeepseekError, TargetError
 from deepseek_lab.base.ranks import RankAnswer, RankState, spans
@@ -47,6 +47,16 @@ class RanksError(DeepseekError):
     """Ranks did not start, or are not what was asked for."""
 
 
+class Watcher(Protocol):
+    """What hears of ranks, in threads."""
+
+    def measured(self, rank: int, fields: dict[str, Any]) -> None:
+        """A rank said how it is doing (:meth:`deepseek_lab.distributed.worker.vitals.Vitals.now`)."""
+
+    def changed(self, state: RankState) -> None:
+        """A rank is in another state."""
+
+
 class Ranks:
     """A group of processes.
 
@@ -66,6 +76,8 @@ class Ranks:
         if num_ranks < 1:
             raise RanksError(f"{num_ranks} ranks cannot be started", hint="%deepseek ranks start -n 2")
         self._changed_to = changed
+        self.watcher: Watcher | None = None
+        """Hears how the ranks of a training are doing."""
         self._ranks = [Rank(number) for number in range(num_ranks)]
         self._changed = threading.Condition()
         self._requests: dict[int, Request] = {}
@@ -73,11 +85,21 @@ class Ranks:
         self._joined = False
         self._stopping = False
         self._launcher = launcher or Local()
+        host = self._launcher.host
         self._folder = folder.make(self._launcher.parent)
         connection = self._folder / "connection.json"
-        self._channel = listen(self._launcher.host, connection, self._heard)
+        try:
+            self._channel = listen(host, connection, self._heard)
+        except BaseException:
+            folder.remove(self._folder)
+            raise
         self._rendezvous = Rendezvous(self._channel.send)
-        self._launcher.open(Site(self._folder, connection, num_ranks, self._channel.send))
+        try:
+            self._launcher.open(Site(self._folder, connection, num_ranks, self._channel.send))
+        except BaseException:
+            self._channel.close()
+            folder.remove(self._folder)
+            raise
         self._owner = os.getpid()
         atexit.register(self.stop)
 
@@ -151,6 +173,8 @@ class Ranks:
         for one in self._ranks:
             kind = "stop" if one.state == "ready" else "exit"
             self._channel.send(Message(kind), one.identity.encode())
+            if one.state == "starting":  # it may never hear
+                self._kill(one.number)
         until = time.monotonic() + timeout_s
         for one in self._ranks:
             if one.process is not None and not one.process.wait(max(0.0, until - time.monotonic())):
@@ -339,6 +363,9 @@ class Ranks:
                 self._rendezvous.heard(sender, message)
             case "beat":
                 one.beat(message.fields)
+            case "vitals":
+                if self.watcher is not None:
+                    self.watcher.measured(one.number, message.fields)
             case "said":
                 for stream, text in message.fields["parts"]:
                     lines = text.strip().splitlines()
@@ -424,6 +451,8 @@ class Ranks:
             self._changed.notify_all()
         if self._changed_to is not None:
             self._changed_to(self._state(one))
+        if self.watcher is not None:
+            self.watcher.changed(self._state(one))
 
     def _state(self, one: Rank) -> RankState:
         return RankState(

@@ -323,13 +323,64 @@ VERBS: dict[str, Verb] = {
                 Operand(
                     "WHAT",
                     "text",
-                    "above a cell: which ranks ([0,2-3]), else all; on a line: start, status, stop or "
-                    "restart",
+                    "above a cell: which ranks ([0,2-3]), else all; on a line: start, status, stop, "
+                    "restart or script",
                     many=True,
                 ),
             ),
             (
                 Flag("num", "how many ranks to start", "int", "N", "n", default="one a GPU, or one a core"),
+                Flag(
+                    "launcher",
+                    "where ranks start: on this machine, over ssh, or as a job of a batch system",
+                    "choice",
+                    default="local, with --hosts ssh",
+                    choices=("local", "ssh", "slurm", "pbs", "kubernetes"),
+                ),
+                Flag("hosts", "for ssh: user@name:port*count each", "names", "A,B"),
+                Flag(
+                    "ssh-options",
+                    "for ssh: words for it, beside what ~/.ssh/config has",
+                    "text",
+                    "'WORDS'",
+                    default="none",
+                ),
+                Flag(
+                    "python",
+                    "interpreter there, with this package",
+                    "text",
+                    "PATH",
+                    default="this one's path; for kubernetes python",
+                ),
+                Flag(
+                    "listen",
+                    "address of this machine at which ranks elsewhere reach it",
+                    "text",
+                    "ADDRESS",
+                    default="that from which they are reached",
+                ),
+                Flag(
+                    "profile",
+                    "for batch systems: a file with the site's lines (#SBATCH, #PBS, module load), for kubernetes TOML "
+                    "with an image",
+                    "text",
+                    "FILE",
+                    default="none",
+                ),
+                Flag(
+                    "wait",
+                    "for batch systems: give a job up that has not started after so long",
+                    "seconds",
+                    "SECONDS",
+                    default="600",
+                ),
+                Flag(
+                    "folder",
+                    "for slurm and pbs: a folder of yours that the job's machines see too",
+                    "text",
+                    "FOLDER",
+                    default="~/.cache/deepseek_lab",
+                ),
                 Flag("push", "names of the notebook that the cell needs", "names", "A,B", default="none"),
                 Flag("gather", "names of the ranks to bind here, each to a list by rank", "names", "A,B"),
             ),
@@ -346,6 +397,15 @@ VERBS: dict[str, Verb] = {
                     "a new process for rank 2; without a number, for those that are dead",
                 ),
                 ("%deepseek ranks stop", "end them all"),
+                ("%deepseek ranks start --hosts me@a*2,b:2222*2", "two on each of two machines, over ssh"),
+                (
+                    "%deepseek ranks start -n 16 --launcher slurm --profile site.sh",
+                    "as a Slurm job, with the site's own lines",
+                ),
+                (
+                    "%deepseek ranks script -n 16 --launcher slurm",
+                    "what Slurm would be given; nothing is done",
+                ),
             ),
             elsewhere=True,
         ),

@@ -97,6 +97,11 @@ class Ssh(Remote):
                 os.killpg(ssh.pid, 9)
                 ssh.wait()
 
+    @property
+    def num_places(self) -> int:
+        """How many ranks there are before a host has its second turn."""
+        return len(self._hosts)
+
     def _host_of(self, rank: int) -> str:
         return self._hosts[rank % len(self._hosts)]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deepseek_lab.base.errors import MissingPackageError, TargetError, UsageError, nearest
 from deepseek_lab.base.ranks import parse_spans, spans
+from deepseek_lab.notebook import launch
 from deepseek_lab.notebook.host import Cell, Host
 from deepseek_lab.notebook.on_ranks import OnRanks, failed, name_of
 from deepseek_lab.notebook.parse import Command
@@ -17,7 +18,7 @@ from deepseek_lab.notebook.show import Shown, table
 if TYPE_CHECKING:
     from deepseek_lab.distributed.ranks import Ranks
 
-_WORDS = ("start", "status", "stop", "restart")
+_WORDS = ("start", "status", "stop", "restart", "script")
 
 
 def run(plan: Plan, host: Host) -> Shown:
@@ -33,6 +34,8 @@ def run(plan: Plan, host: Host) -> Shown:
     need()
     from deepseek_lab.distributed import ranks
 
+    if word == "script":
+        return Shown(launch.script(plan.command))
     if word == "start":
         made = start(plan.command)
         return _table(f"ranks  {len(made)} started", made)
@@ -108,7 +111,8 @@ def start(command: Command) -> Ranks:
     from deepseek_lab.distributed import ranks
 
     num = command.number("num")
-    return ranks.start(int(num) if num is not None else _default())
+    wanted = int(num) if num is not None else launch.default_num(command) or _default()
+    return ranks.start(wanted, launcher=launch.launcher_of(command))
 
 
 def vars_of(host: Host) -> dict[str, object]:
