@@ -78,7 +78,8 @@ class Channel:
 
     Args:
         context: Closed with the channel.
-        socket: Ready to use; a ROUTER's messages go to an identity and come from one.
+        socket: Ready to use, and not connected yet where ``lost`` is given; a ROUTER's messages go to an identity and
+            come from one.
         heard: Called with the identity of the sender (empty where the socket is no ROUTER) and the message.
         tick: Called about every ``tick_s`` seconds.
         ended: Called when the socket is closed.
@@ -102,6 +103,9 @@ class Channel:
         self._tick, self._tick_s, self._ended = tick, tick_s, ended
         self._lost, self._lost_s = lost, lost_s
         self._away_since_s: float | None = time.monotonic()
+        self._events: zmq.Socket[Any] | None = None
+        if lost is not None:
+            self._events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._out: collections.deque[tuple[bytes, Message]] = collections.deque()
         self._wake_reads, self._wake_writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._closing = False
@@ -132,11 +136,11 @@ class Channel:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_reads, zmq.POLLIN)
-        wait_ms = int(1000 * self._tick_s) if self._tick is not None else None
+        looks = self._tick is not None or self._lost is not None
+        wait_ms = int(1000 * self._tick_s) if looks else None
         due = time.monotonic() + self._tick_s
-        events: zmq.Socket[Any] | None = None
-        if self._lost is not None:
-            events = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        events = self._events
+        if events is not None:
             poller.register(events, zmq.POLLIN)
         while True:
             closing = self._closing
@@ -257,5 +261,6 @@ def connect(
     socket.curve_publickey = connection.public_key.encode()
     socket.curve_secretkey = connection.secret_key.encode()
     socket.setsockopt(zmq.IPV6, int("[" in connection.address))
-    socket.connect(connection.address)
-    return Channel(context, socket, heard, tick=tick, tick_s=tick_s, lost=lost, lost_s=lost_s)
+    channel = Channel(context, socket, heard, tick=tick, tick_s=tick_s, lost=lost, lost_s=lost_s)
+    socket.connect(connection.address)  # last: the channel has to see that it succeeds
+    return channel

@@ -19,7 +19,7 @@ import kubernetes_validate
 import psutil
 import pytest
 
-from deepseek_lab.distributed.channel import Message, listen
+from deepseek_lab.distributed.channel import Connection, Message, connect, listen
 from deepseek_lab.distributed.launchers.batch import Batch, BatchError
 from deepseek_lab.distributed.launchers.kubernetes import Kubernetes
 from deepseek_lab.distributed.launchers.pbs import Pbs
@@ -282,6 +282,23 @@ class TestErrors:
 
 
 class TestKeeper:
+    def test_a_notebook_that_was_reached_before_anybody_looked_is_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "connection.json"
+        notebook = listen("127.0.0.1", path, lambda *_: None)
+        lost: list[str] = []
+        ends = connect(
+            Connection.read(path), b"x", lambda *_: None, lost=lambda: lost.append("x"), lost_s=0.3
+        )
+        time.sleep(0.3)
+        ends.open()
+        try:
+            time.sleep(1)
+            assert lost == []
+            notebook.close()
+            assert until(lambda: lost == ["x"])
+        finally:
+            ends.close()
+
     def test_it_ends_a_rank_whose_notebook_is_gone(self, tmp_path: Path) -> None:
         """As on the machine of a job: nothing else than the connection tells."""
         folder = tmp_path / "deepseek_lab-ranks-1-elsewhere-x"

@@ -97,7 +97,7 @@ def test_nothing_is_left_of_a_notebook_that_is_killed(sshd: Sshd) -> None:
     assert all(psutil.pid_exists(int(pid)) for pid in pids)
     process.kill()
     process.wait()
-    assert gone([int(pid) for pid in pids])
+    assert gone([int(pid) for pid in pids], 10)  # before the keeper gives up by itself
     assert not Path(folder).exists()
 
 
