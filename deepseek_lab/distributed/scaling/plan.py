@@ -9,7 +9,8 @@ from deepseek_lab.base.scaling import Checked, ScalingPlan, ScalingPoint, WayOut
 from deepseek_lab.distributed.scaling.network import Link, Network, all_reduce
 from deepseek_lab.distributed.scaling.predict import Compute, Setting, buckets_of, predict
 from deepseek_lab.distributed.scaling.step import Host, Times
-from deepseek_lab.distributed.scaling.ways import POWERSGD_RANK, WAYS, Arithmetic, Bucket, Stages, Way
+from deepseek_lab.distributed.scaling.ways import WAYS, Arithmetic, Bucket, Stages, Way
+from deepseek_lab.distributed.worker import low_rank
 
 LAUNCH_S = {"inside": 5e-6, "between": 20e-6}
 """What a message costs beside its bytes: over links of a node, and through a network card."""
@@ -47,7 +48,7 @@ class Cluster:
             "int8": Stages(13 * value, 5 * value, 5 * value),
         }
         # A product with a thin matrix reads the large one once.
-        thin = 4 * value / (2 * POWERSGD_RANK)
+        thin = 4 * value / (2 * low_rank.RANK)
         return Arithmetic(stages, 2 * value, max(1 / self.flops, thin))
 
     def setting(self, num_ranks: int) -> Setting:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from deepseek_lab.distributed.scaling.network import Network, all_reduce, reduce_scatter
 from deepseek_lab.distributed.scaling.step import Phase, Share
+from deepseek_lab.distributed.worker import low_rank
 
 GROUP = 256
 """Values that share a scale in int8 codes."""
-POWERSGD_RANK = 32
-"""Of its factors, as ``--exchange powersgd`` has it."""
 LOCAL_STEPS = 8
 """Steps between two averages of local SGD."""
 
@@ -109,26 +108,25 @@ def _matrices(bucket: Bucket) -> tuple[list[tuple[int, int]], int]:
     """Rows and columns of what has a low rank, and values of what has not (Vogels et al., arXiv:1905.13727)."""
     found, rest = [], 0
     for shape in bucket.shapes:
-        rows = shape[0] if shape else 1
-        columns = math.prod(shape) // max(rows, 1)
-        if len(shape) > 1 and POWERSGD_RANK * (rows + columns) < rows * columns:
-            found.append((rows, columns))
+        total, thin = low_rank.sizes(shape)
+        if thin < total:
+            found.append((shape[0], total // shape[0]))
         else:
-            rest += math.prod(shape)
+            rest += total
     return found, rest
 
 
 def _low_rank_bytes(bucket: Bucket) -> float:
     matrices, rest = _matrices(bucket)
-    return 4.0 * (rest + POWERSGD_RANK * sum(rows + columns for rows, columns in matrices))
+    return 4.0 * (rest + low_rank.RANK * sum(rows + columns for rows, columns in matrices))
 
 
 def _low_rank(bucket: Bucket, network: Network, arithmetic: Arithmetic, shares: Shares) -> tuple[Phase, ...]:
     matrices, rest = _matrices(bucket)
-    one = 2.0 * POWERSGD_RANK * sum(rows * columns for rows, columns in matrices) * arithmetic.s_per_flop
-    orthogonal = 4.0 * POWERSGD_RANK**2 * sum(rows for rows, _ in matrices) * arithmetic.s_per_flop
-    first = all_reduce(4.0 * (rest + POWERSGD_RANK * sum(rows for rows, _ in matrices)), network)
-    second = all_reduce(4.0 * POWERSGD_RANK * sum(columns for _, columns in matrices), network)
+    one = 2.0 * low_rank.RANK * sum(rows * columns for rows, columns in matrices) * arithmetic.s_per_flop
+    orthogonal = 4.0 * low_rank.RANK**2 * sum(rows for rows, _ in matrices) * arithmetic.s_per_flop
+    first = all_reduce(4.0 * (rest + low_rank.RANK * sum(rows for rows, _ in matrices)), network)
+    second = all_reduce(4.0 * low_rank.RANK * sum(columns for _, columns in matrices), network)
     return (
         Phase(work_s=one),
         Phase(first.delay_s, 0.0, first.num_bytes, shares.all_reduce),
@@ -158,7 +156,7 @@ WAYS: Sequence[Way] = (
         error_feedback=True,
     ),
     Way(
-        f"PowerSGD, rank {POWERSGD_RANK}",
+        f"PowerSGD, rank {low_rank.RANK}",
         False,
         "--allow-lossy --exchange powersgd",
         _low_rank,
