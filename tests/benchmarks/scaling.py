@@ -224,9 +224,6 @@ def main(speeds: list[float]) -> int:
                     for mbit in speeds:
                         shape(max(SIZES), mbit)
                         one = measured(two, ranks)
-                        if raw := os.environ.get("DEEPSEEK_LAB_BENCH_RAW"):
-                            with open(raw, "a") as out:
-                                out.write(json.dumps((num_ranks, mbit, one)) + "\n")
                         pairs += report(num_ranks, mbit, one)
                         sys.stdout.flush()
     except NoLinks as why:
