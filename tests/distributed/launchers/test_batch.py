@@ -287,12 +287,12 @@ class TestKeeper:
         notebook = listen("127.0.0.1", path, lambda *_: None)
         lost: list[str] = []
         ends = connect(
-            Connection.read(path), b"x", lambda *_: None, lost=lambda: lost.append("x"), lost_s=0.3
+            Connection.read(path), b"x", lambda *_: None, lost=lambda: lost.append("x"), lost_s=1.5
         )
         time.sleep(0.3)
         ends.open()
         try:
-            time.sleep(1)
+            time.sleep(1.5)
             assert lost == []
             notebook.close()
             assert until(lambda: lost == ["x"])
@@ -312,7 +312,7 @@ class TestKeeper:
         notebook = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True)
         assert until(lambda: Path(path).exists() and Path(path).stat().st_size)
         keeper = subprocess.Popen(
-            [*KEEPER, "--connection", path, "--ranks", "rank-0.0,rank-1.0", "--task", "1", "--lost", "0.5"]
+            [*KEEPER, "--connection", path, "--ranks", "rank-0.0,rank-1.0", "--task", "1", "--lost", "3"]
         )
         assert notebook.stdout is not None
         pid = next(int(line.split()[1]) for line in notebook.stdout if line.startswith("kept"))
