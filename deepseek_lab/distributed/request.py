@@ -27,8 +27,11 @@ class Saved:
 class Request:
     """Something that ranks were asked for, and their answers."""
 
-    def __init__(self, number: int, ranks: Iterable[int]) -> None:
+    def __init__(
+        self, number: int, ranks: Iterable[int], keep: Callable[[Saved], None] = lambda saved: None
+    ) -> None:
         self.number = number
+        self._keep = keep
         self.waits = set(ranks)
         self.answers: dict[int, RankAnswer] = {}
         self.payloads: dict[int, Sequence[Any]] = {}
@@ -66,6 +69,7 @@ class Request:
             states = [parts[number][1][0] for number in range(size)]
             self.saved = Saved(place, states, parts[0][1][1:], told["num_steps"], told["left"])
             self._saving.clear()
+            self._keep(self.saved)
 
     def sort_out(self) -> None:
         """Tell ranks that failed because another one did from those that failed by themselves."""

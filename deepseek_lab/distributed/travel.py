@@ -8,6 +8,7 @@ whoever else refers to them.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import dataclasses
 import io
@@ -167,6 +168,36 @@ def pack(
     return [file.getvalue(), *(_bytes(storage) for storage in pickler.storages)]
 
 
+def tensors(value: Any, names: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that :func:`pack` would take along, in the order in which it meets them.
+
+    Raises:
+        Exception: whatever the object's own pickling raises.
+    """
+    finder = _Finder(names)
+    finder.dump(value)
+    return list(finder.found.values())
+
+
+class _Nowhere(io.RawIOBase):
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+class _Finder(_Pickler):
+    """Keeps tensors, and nothing else."""
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        super().__init__(_Nowhere(), names, {}, None)
+        self.found: dict[int, Tensor] = {}
+
+    def persistent_id(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            self.found.setdefault(id(value), value)
+            return _LABEL, 0
+        return super().persistent_id(value)
+
+
 def _bytes(storage: torch.UntypedStorage) -> Any:
     host = storage if storage.device.type == "cpu" else storage.cpu()
     if not host.nbytes():
@@ -228,6 +259,14 @@ class Luggage:
                         hint=f"make {name} in the cell itself",
                     ) from None
             raise TargetError(f"what the cell uses cannot be sent to the ranks ({error})") from None
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the objects are that were labelled, in order."""
+        return [
+            f"{type(one).__qualname__}{tuple(one.shape) if isinstance(one, Tensor) else ''}"
+            for one in self._objects
+        ]
 
     def _label(self, value: Any) -> int:
         self._objects.append(value)
@@ -341,6 +380,14 @@ class Returning:
             left = self._left(values, known)
         values = {name: value for name, value in values.items() if name not in left}
         return pack({"tensors": tensors, "states": states, "names": values}, self._names, known=known), left
+
+    def tensors(self, wanted: Sequence[str]) -> dict[str, list[Tensor]]:
+        """Those that :meth:`pack` would take along, by name; under no name those of what came from the notebook."""
+        found = {"": tensors(list(self._labelled.values()), self._names)}
+        for name in wanted:
+            with contextlib.suppress(Exception):  # then it cannot be packed either
+                found[name] = tensors(self._names.get(name), self._names)
+        return found
 
     def go_on(self, payload: Sequence[Any], device: str) -> None:
         """Make everything what it was on a rank that called :meth:`pack`, with the same objects sent to it."""

@@ -1,8 +1,9 @@
-"""What ranks cost and stand: ``python -m tests.benchmarks.ranks [start|cell|interrupts|kills]``, by default all.
+"""What ranks cost and stand: ``python -m tests.benchmarks.ranks [start|cell|interrupts|kills|resumptions]``.
 
 Four ranks on this machine. ``start``: from nothing to the first collective; ``cell``: what a cell costs beyond its
 work; ``interrupts``: 100 of them at random moments of a loop of collectives; ``kills``: 20 ranks killed at random
-moments of one, each named, replaced, and the next cell run.
+moments of one, each named, replaced, and the next cell run; ``resumptions``: 20 killed at random moments of a
+training on scikit-learn's digits, whose losses are to be those of the unbroken one. Without a name, all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import psutil
 
 from deepseek_lab.distributed.ranks import Ranks, RanksError
 from deepseek_lab.distributed.request import Request
+from deepseek_lab.distributed.training import train
+from tests.distributed.cells import notebook
 
 NUM_RANKS = 4
 REDUCE = "import torch, torch.distributed as dist\nx = torch.ones(2) * rank\ndist.all_reduce(x)\nx[0].item()"
@@ -136,7 +139,70 @@ def kills() -> int:
     return int(named < 20 or usable < 20 or slowest > 5 or left > 0)
 
 
-PARTS = {"start": start, "cell": cell, "interrupts": interrupts, "kills": kills}
+DIGITS = """
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+digits = load_digits()
+data = TensorDataset(torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target))
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, 10))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+schedule = torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.8)
+loader = DataLoader(data, batch_size=16, shuffle=True)
+losses = []
+"""
+LOOP = """
+for epoch in range(60):
+    for x, y in loader:
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    schedule.step()
+"""
+
+
+def resumptions() -> int:
+    """Bar: each rank is named and replaced, and no loss is more than 1e-5 from the unbroken training's."""
+    chance = random.Random(0)
+    ranks = Ranks(NUM_RANKS)
+    ranks.start()
+
+    def losses() -> tuple[list[float], float, str]:
+        names = notebook(DIGITS)
+        began = time.perf_counter()
+        uses, binds = {"model", "optimizer", "schedule", "loader", "losses", "nn"}, {"losses"}
+        trained = train(ranks, names, LOOP, "cell", uses=uses, binds=binds, seed=0, save_s=0.5)
+        assert not trained.failed, trained.answers
+        return names["losses"], time.perf_counter() - began, " ".join(trained.notes)
+
+    unbroken, taken_s, _ = losses()
+    tries, named, farthest = 0, 0, 0.0
+    while tries < 20:
+        victim = chance.randrange(NUM_RANKS)
+        pid = ranks.states[victim].pid
+        timer = threading.Timer(chance.uniform(0.05, 0.9) * taken_s, os.kill, (pid, signal.SIGKILL))
+        timer.start()
+        broken, _, told = losses()
+        if timer.is_alive():  # this time the training was faster
+            timer.cancel()
+            continue
+        tries += 1
+        named += f"rank {victim} was ended by SIGKILL" in told and "replaced" in told
+        assert len(broken) == len(unbroken)
+        farthest = max(farthest, *(abs(one - other) for one, other in zip(broken, unbroken, strict=True)))
+    ranks.stop()
+    print(
+        f"resumptions: {named} of 20 named and replaced, {len(unbroken):,} losses each, "
+        f"at most {farthest:.1e} from the unbroken training's (bar 1e-5)"
+    )
+    return int(named < 20 or farthest > 1e-5)
+
+
+PARTS = {"start": start, "cell": cell, "interrupts": interrupts, "kills": kills, "resumptions": resumptions}
 
 if __name__ == "__main__":
     raise SystemExit(sum(PARTS[name]() for name in sys.argv[1:] or PARTS))
