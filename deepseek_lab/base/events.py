@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from deepseek_lab.base.costs import CellCosts
+from deepseek_lab.base.ranks import RankVitals
 from deepseek_lab.base.series import Series
 
 SCHEMA_VERSION = 1
@@ -283,6 +284,13 @@ class Measured(Event):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RanksSeen(Event):
+    """How all ranks of a training are doing; each word replaces the one before."""
+
+    ranks: tuple[RankVitals, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CellProfiled(Event):
     """A cell or a statement has run while it was measured."""
 
@@ -348,12 +356,14 @@ def from_dict(data: dict[str, Any]) -> Event:
 class EventLog:
     """Thread-safe, append-only list of events with listeners.
 
-    What steps measured is kept in columns, and of the words on progress only the last one: a long run stays small.
+    What steps measured is kept in columns, and of the words on progress and on ranks only the last one: a long run
+    stays small.
     """
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._progress: dict[str, Progressed] = {}
+        self._ranks: dict[str, RanksSeen] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._lock = threading.Lock()
         self._run = ""
@@ -367,6 +377,8 @@ class EventLog:
         with self._lock:
             if isinstance(event, Progressed):
                 self._progress[event.run] = event
+            elif isinstance(event, RanksSeen):
+                self._ranks[event.run] = event
             else:
                 self._events.append(event)
             listeners = self._listeners
@@ -390,7 +402,7 @@ class EventLog:
         return stop
 
     def since(self, start: int = 0) -> list[Event]:
-        """The events from number ``start`` on, without what steps measured and without words on progress."""
+        """The events from number ``start`` on, without what steps measured and words that replace others."""
         with self._lock:
             return self._events[start:]
 
@@ -400,9 +412,15 @@ class EventLog:
         with self._lock:
             return next(reversed(self._progress.values()), None)
 
+    @property
+    def ranks(self) -> RanksSeen | None:
+        """The last word on how ranks are doing."""
+        with self._lock:
+            return next(reversed(self._ranks.values()), None)
+
     def __iter__(self) -> Iterator[Event]:
         with self._lock:
-            others = [*self._events, *self._progress.values()]
+            others = [*self._events, *self._progress.values(), *self._ranks.values()]
         measured = (
             Measured(run=self._run, at_s=at_s, step=step, values=values)
             for step, at_s, values in self.series.steps()

@@ -35,6 +35,37 @@ class RankState:
 
 
 @dataclasses.dataclass(frozen=True)
+class RankVitals:
+    """How a rank of a training is doing: rates are those of the last seconds, and when it has ended of the whole.
+
+    What is not known is None.
+    """
+
+    rank: int
+    state: str
+    """``starting``, ``training``, ``dead`` or ``ended``."""
+    why: str = ""
+    """How its last process ended."""
+    num_replaced: int = 0
+    """How often it was given a new process."""
+    num_updates: int = 0
+    updates_per_s: float | None = None
+    samples_per_s: float | None = None
+    waiting: float | None = None
+    """Share of the time in which it waited for messages of other ranks."""
+    late_s: float | None = None
+    """How much longer the others wait in an update than it does, where it is the one that they wait for."""
+    memory_bytes: int | None = None
+    """Resident."""
+    device_bytes: int | None = None
+    """Of tensors on its GPU."""
+    loss: float | None = None
+    """What the last backward pass began at."""
+    link_bytes_per_s: float | None = None
+    """Sent and received."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RankAnswer:
     """What one rank said to what it was asked.
 

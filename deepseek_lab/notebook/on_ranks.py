@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_lab.base.errors import DeepseekError
-from deepseek_lab.base.ranks import RankAnswer, RankOutput
+from deepseek_lab.base.ranks import RankAnswer, RankOutput, RankVitals
 from deepseek_lab.notebook.host import Cell, Host, view_of, warn
 from deepseek_lab.notebook.parse import Command
 from deepseek_lab.notebook.show import Shown
@@ -39,6 +40,7 @@ class ShownRanks(Shown):
         notes: Sequence[str] = (),
         open_groups: bool = True,
         view: str = "auto",
+        vitals: Sequence[RankVitals] = (),
     ) -> None:
         from deepseek_lab import views
 
@@ -63,6 +65,7 @@ class ShownRanks(Shown):
                     }
                     for rank, one in sorted(answers.items())
                 ],
+                "vitals": [dataclasses.asdict(one) for one in vitals],
             },
         )
 

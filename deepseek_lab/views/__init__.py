@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from deepseek_lab.views._text import graph_text
     from deepseek_lab.views._timeline import packed_timeline, timeline_frame, timeline_page, timeline_text
     from deepseek_lab.views._timeline_svg import timeline_svg
+    from deepseek_lab.views._vitals import vitals_line
     from deepseek_lab.views._widget import LiveWidget, live_widget
 
 _PLACES = {
@@ -88,6 +89,7 @@ _PLACES = {
     "timeline_page": "_timeline",
     "timeline_svg": "_timeline_svg",
     "timeline_text": "_timeline",
+    "vitals_line": "_vitals",
 }
 
 __all__ = [
@@ -137,6 +139,7 @@ __all__ = [
     "timeline_page",
     "timeline_svg",
     "timeline_text",
+    "vitals_line",
 ]
 
 

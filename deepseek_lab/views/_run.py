@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.series import Rows
-from deepseek_lab.views import _curves, _page, _words
+from deepseek_lab.views import _curves, _page, _vitals, _words
 from deepseek_lab.views._packed import Packer
 
 if TYPE_CHECKING:
@@ -117,7 +117,10 @@ def packed_log(log: ev.EventLog, limit: int = SAVED_ROWS, **facts: Any) -> str:
     rows = log.series.since()
     if (progress := log.progress) is not None:
         facts = {"done": progress.done, "total": progress.total, "unit": progress.unit, **facts}
-    return packed_run(log.since(), thinned(rows, limit), values=len(rows), **facts)
+    events = log.since()
+    if (ranks := log.ranks) is not None:
+        events = [*events, ranks]
+    return packed_run(events, thinned(rows, limit), values=len(rows), **facts)
 
 
 def run_bundle(run: str, log: ev.EventLog, text: str, *, title: str, live: bool = False) -> dict[str, Any]:
@@ -136,8 +139,10 @@ def run_bundle(run: str, log: ev.EventLog, text: str, *, title: str, live: bool 
     picture = base64.b64encode(_curves.picture(log.series.since()).encode()).decode()
     image = f'<img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{picture}">'
     frame = "" if live else _page.frame(**content) or ""
+    ranks = log.ranks.ranks if log.ranks is not None else ()
+    table = _vitals.vitals_html(ranks) if ranks else ""
     return {
-        "text/plain": text,
-        "text/html": words + (image if len(log.series) else "") + frame,
+        "text/plain": f"{text}\n{_vitals.vitals_text(ranks)}" if ranks else text,
+        "text/html": words + table + (image if len(log.series) else "") + frame,
         _page.MIME: _page.payload(run, [content], live=live, in_cell=True),
     }

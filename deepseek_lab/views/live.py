@@ -75,7 +75,7 @@ class Whole:
 
         source, now_s = self.source, time.monotonic()
         log = source.log
-        state = (len(log), log.progress, source.stopping())
+        state = (len(log), log.progress, log.ranks, source.stopping())
         if now_s < self._next_s or state == self._told or source.ended():
             return None
         self._told, began_s = state, time.thread_time()
@@ -167,6 +167,7 @@ class _Channel:
         self._events = self._rows = self._sent = 0
         self._answered = 0
         self._progress: ev.Progressed | None = None
+        self._ranks: ev.RanksSeen | None = None
         self._told_stopping = False
 
     @property
@@ -187,8 +188,13 @@ class _Channel:
             return False
         log = source.log
         events, rows, progress = log.since(self._events), log.series.since(self._rows), log.progress
+        told = events
+        ranks = log.ranks
+        if ranks is not None and ranks is not self._ranks:
+            self._ranks = ranks
+            told = [*events, ranks]
         stopping = source.stopping()
-        news = events or len(rows) or progress is not self._progress or stopping != self._told_stopping
+        news = told or len(rows) or progress is not self._progress or stopping != self._told_stopping
         if not news and not ended and self._sent:
             return False
         self._events += len(events)
@@ -200,7 +206,7 @@ class _Channel:
         if ended or stopping:
             facts["state"] = "ended" if ended else "stopping"
         self._sent += 1
-        packed = _run.packed_run(events, _run.thinned(rows, MAX_ROWS), **facts)
+        packed = _run.packed_run(told, _run.thinned(rows, MAX_ROWS), **facts)
         message = {"number": self._sent, "first": self._sent == 1, "packed": packed}
         self._context.run(self._comm.send, message)
         return ended

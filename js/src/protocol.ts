@@ -32,6 +32,23 @@ export interface MicroBatch {
   readonly peak_bytes: number | null;
 }
 
+/** How a rank of a training is doing: rates are those of the last seconds, and when it has ended of the whole. */
+export interface RankVitals {
+  readonly rank: number;
+  readonly state: string;
+  readonly why: string;
+  readonly num_replaced: number;
+  readonly num_updates: number;
+  readonly updates_per_s: number | null;
+  readonly samples_per_s: number | null;
+  readonly waiting: number | null;
+  readonly late_s: number | null;
+  readonly memory_bytes: number | null;
+  readonly device_bytes: number | null;
+  readonly loss: number | null;
+  readonly link_bytes_per_s: number | null;
+}
+
 /** One line of the user's, in the cell or in another cell or file that it called. */
 export interface LineCost {
   readonly file: string;
@@ -314,6 +331,14 @@ export interface Measured {
   readonly values: Readonly<Record<string, number>>;
 }
 
+/** How all ranks of a training are doing; each word replaces the one before. */
+export interface RanksSeen {
+  readonly kind: "ranks_seen";
+  readonly run: string;
+  readonly at_s: number;
+  readonly ranks: readonly RankVitals[];
+}
+
 /** A cell or a statement has run while it was measured. */
 export interface CellProfiled {
   readonly kind: "cell_profiled";
@@ -355,6 +380,7 @@ export type AnyEvent =
   | FellBack
   | Progressed
   | Measured
+  | RanksSeen
   | CellProfiled
   | Noted
   | RunEnded;
@@ -654,6 +680,55 @@ export const SHAPES: Readonly<Record<AnyEvent["kind"], Readonly<Record<string, S
     "values": [
       "map",
       "number"
+    ]
+  },
+  "ranks_seen": {
+    "run": "string",
+    "at_s": "number",
+    "ranks": [
+      "list",
+      [
+        "record",
+        {
+          "rank": "number",
+          "state": "string",
+          "why": "string",
+          "num_replaced": "number",
+          "num_updates": "number",
+          "updates_per_s": [
+            "optional",
+            "number"
+          ],
+          "samples_per_s": [
+            "optional",
+            "number"
+          ],
+          "waiting": [
+            "optional",
+            "number"
+          ],
+          "late_s": [
+            "optional",
+            "number"
+          ],
+          "memory_bytes": [
+            "optional",
+            "number"
+          ],
+          "device_bytes": [
+            "optional",
+            "number"
+          ],
+          "loss": [
+            "optional",
+            "number"
+          ],
+          "link_bytes_per_s": [
+            "optional",
+            "number"
+          ]
+        }
+      ]
     ]
   },
   "cell_profiled": {

@@ -138,6 +138,11 @@ class Group:
         with self._lock:
             self._asked_at_s, self._seen = time.monotonic(), (-1, 0.0)
 
+    @property
+    def num_bytes(self) -> int:
+        """How much has gone over the connections that are open, in both directions."""
+        return sum(_num_bytes(*one) for one in list(self._opened.items()))
+
     def tick(self) -> None:
         """Called often, from another thread than the one that waits."""
         with self._lock:
@@ -146,7 +151,7 @@ class Group:
     def _shut_down_when_quiet(self) -> None:
         if self._asked_at_s is None:
             return
-        now, total = time.monotonic(), sum(_num_bytes(*one) for one in list(self._opened.items()))
+        now, total = time.monotonic(), self.num_bytes
         if total != self._seen[0]:
             self._seen = total, now
         if now - self._seen[1] < _QUIET_S and now - self._asked_at_s < _LONGEST_S:

@@ -39,6 +39,8 @@ class Shares:
         self.global_batches: set[int] = set()
         """Sizes of the global batches of what was looped over."""
         self.num_shared = 0
+        self.num_samples = 0
+        """Samples that this rank has drawn; workers of a loader draw ahead."""
         self._plain_iter = DataLoader.__iter__
         self._plain_len = DataLoader.__len__
 
@@ -98,16 +100,18 @@ class Shares:
         if state is not None and loader.generator is not None:
             loader.generator.set_state(state)
         if isinstance(loader.dataset, IterableDataset):
-            self.global_batches.add((loader.batch_size or 1) * self._size)
-            return self._turns(self._plain_iter(loader))
+            size = loader.batch_size or 1
+            self.global_batches.add(size * self._size)
+            return self._turns(self._plain_iter(loader), size)
         twin = self._twin(loader)
         size = getattr(twin.batch_sampler, "batch_size", None) or 1
         self.global_batches.add(size * self._size)
         return self._plain_iter(twin)
 
-    def _turns(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _turns(self, batches: Iterator[Any], size: int) -> Iterator[Any]:
         """Of as many batches as there are ranks, the one that is this rank's; of the last ones nobody's."""
         while len(together := list(itertools.islice(batches, self._size))) == self._size:
+            self.num_samples += size
             yield together[self._rank]
 
     def _twin(self, loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -172,6 +176,7 @@ class _Share:
 
     def __init__(self, shares: Shares, loader: DataLoader[Any], sampler: Any) -> None:
         self._shares, self._loader, self._sampler = shares, loader, sampler
+        self._gives_batches = sampler is loader.batch_sampler
 
     def __iter__(self) -> Iterator[Any]:
         rank, size = self._shares._rank, self._shares._size
@@ -179,7 +184,12 @@ class _Share:
             order = list(self._sampler)
         missing = -len(order) % size if order else 0
         order += list(itertools.islice(itertools.cycle(order), missing))
-        return iter(order[rank::size])
+        return self._counted(order[rank::size])
+
+    def _counted(self, drawn: list[Any]) -> Iterator[Any]:
+        for one in drawn:
+            self._shares.num_samples += len(one) if self._gives_batches else 1
+            yield one
 
     def __len__(self) -> int:
         return -(-len(self._sampler) // self._shares._size)

@@ -7,6 +7,7 @@ class, names and methods.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from typing import Any
@@ -21,6 +22,7 @@ from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.worker.choice import Choice
 from deepseek_lab.distributed.worker.exchange import Exchange
 from deepseek_lab.distributed.worker.local_steps import LocalSteps
+from deepseek_lab.distributed.worker.vitals import Waits
 
 
 class Replicas:
@@ -32,12 +34,14 @@ class Replicas:
             :func:`deepseek_lab.distributed.worker.exchange.make` takes that way, and with ``local`` or ``diloco`` none
             goes: ranks agree on their parameters (:mod:`deepseek_lab.distributed.worker.local_steps`).
         every: Updates between two such agreements.
+        waits: Held open where other ranks are waited for, beside the backward pass.
     """
 
-    def __init__(self, way: str = "plain", every: int = 0) -> None:
+    def __init__(self, way: str = "plain", every: int = 0, waits: Waits | None = None) -> None:
         self._exchange: Exchange | None = None
         self.choice: Choice | None = None
         self._asked, self._every = way, every
+        self._waits: contextlib.AbstractContextManager[Any] = waits or contextlib.nullcontext()
         if way != "plain":
             self._exchange = Exchange(way)
             if way == "auto":
@@ -97,7 +101,8 @@ class Replicas:
     def _agree(self, key: int, *, outer: bool = False) -> float:
         first = key == next(iter(self._local))
         buffers = [one for module in self.modules for one in module.buffers()] if first else []
-        return self._local[key].agree(outer=outer, buffers=buffers)
+        with self._waits:
+            return self._local[key].agree(outer=outer, buffers=buffers)
 
     def _shapes(self) -> list[torch.Size]:
         """Of the gradients that go between ranks."""
@@ -138,7 +143,8 @@ class Replicas:
         replica = self._replica(module)
         if replica is not None:
             replica.require_backward_grad_sync = not self._alone
-            replica._pre_forward(*arguments)
+            with self._waits:  # buffers are sent
+                replica._pre_forward(*arguments)
 
     def _after(self, module: nn.Module, arguments: Any, output: Any) -> Any:
         self._depth.value = getattr(self._depth, "value", 1) - 1

@@ -17,6 +17,7 @@ from deepseek_lab.distributed.worker import cells
 from deepseek_lab.distributed.worker.loaders import Shares
 from deepseek_lab.distributed.worker.replicas import Replicas
 from deepseek_lab.distributed.worker.turns import Place, Turns
+from deepseek_lab.distributed.worker.vitals import Vitals
 
 
 def train(
@@ -25,10 +26,11 @@ def train(
     names: dict[str, Any],
     send: Callable[[Message], None],
     follow: Callable[[Turns | None], None],
+    vitals: Vitals,
 ) -> tuple[dict[str, Any], list[Any]]:
     """Run the cell, or go on with it; rank 0 sends back what the cell's names stand for.
 
-    ``follow`` is given what is to be told where to save.
+    ``follow`` is given what is to be told where to save; ``vitals`` is open.
 
     Raises:
         CellFailed: the cell raised.
@@ -57,7 +59,7 @@ def train(
         send(Message("saved", {**fields, "num_steps": replicas.num_steps}, parts))
 
     with (
-        Replicas(wanted["way"], wanted["every"]) as replicas,
+        Replicas(wanted["way"], wanted["every"], vitals.waits) as replicas,
         Shares(rank, size, seed, wanted["batch"], names) as shares,
     ):
         change = None
@@ -70,8 +72,9 @@ def train(
         if place is not None:
             returning.go_on(saved, device)
             replicas.num_steps = wanted["resume"]["num_steps"]
-        value = cells.run_cell(wanted["source"], wanted["file"], names, change)
-        replicas.agree()
+        with vitals.counting(lambda: (replicas.num_steps, shares.num_samples)):
+            value = cells.run_cell(wanted["source"], wanted["file"], names, change)
+            replicas.agree()
         modules, way, choice = replicas.modules, replicas.way, replicas.choice
     fields: dict[str, Any] = {
         "value": cells.value_text(value),

@@ -25,9 +25,10 @@ from deepseek_lab.distributed.worker.output import Output
 
 if TYPE_CHECKING:
     from deepseek_lab.distributed.worker.turns import Turns
+    from deepseek_lab.distributed.worker.vitals import Vitals
 
 _BEAT_S, _LOOK_S = 0.5, 0.1
-"""Where it is, is said so often, and where it has moved."""
+"""Where it is, is said so often, and where it has moved; how it is doing only so often."""
 _PARENT_S = 0.5
 
 
@@ -54,6 +55,8 @@ class Worker:
         self._beat_at_s = self._looked_at_s = self._parent_at_s = 0.0
         self._place: dict[str, Any] = {}
         self._turns: Turns | None = None
+        self._vitals: Vitals | None = None
+        self._told_at_s = 0.0
         self._main_thread = threading.main_thread()
         self._address = self._own_address(connection)
         self._folder = os.environ.get("DEEPSEEK_LAB_RANKS")
@@ -158,11 +161,15 @@ class Worker:
 
     def _do_train(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
         from deepseek_lab.distributed.worker.training import train
+        from deepseek_lab.distributed.worker.vitals import Vitals
 
-        try:
-            return train(self.rank, message, self.names, self._channel.send, self._follow)
-        finally:
-            self._turns = None
+        with Vitals(self.names.get("device", "cpu"), lambda: self.group.num_bytes) as vitals:
+            self._vitals = vitals
+            try:
+                return train(self.rank, message, self.names, self._channel.send, self._follow, vitals)
+            finally:
+                self._turns = self._vitals = None
+                self._tell(vitals)
 
     def _follow(self, turns: Turns | None) -> None:
         self._turns = turns
@@ -200,6 +207,9 @@ class Worker:
         if now - self._looked_at_s > _LOOK_S:
             self._looked_at_s = now
             self._beat(now)
+        vitals = self._vitals
+        if vitals is not None and now - self._told_at_s > _BEAT_S:
+            self._tell(vitals)
 
     def _abandon(self) -> None:
         """The notebook's process has ended, and with it whatever could remove its folder."""
@@ -217,6 +227,12 @@ class Worker:
         if place != self._place or now - self._beat_at_s > _BEAT_S:
             self._place, self._beat_at_s = place, now
             self._channel.send(Message("beat", {"busy_s": time.process_time(), **place}))
+
+    def _tell(self, vitals: Vitals) -> None:
+        found = vitals.now()
+        if found is not None:
+            self._told_at_s = time.monotonic()
+            self._channel.send(Message("vitals", {"request": self._request, **found}))
 
     def _flush(self, request: int | None = None) -> None:
         parts = self._output.take()

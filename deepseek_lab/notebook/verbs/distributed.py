@@ -7,6 +7,7 @@ import time
 from deepseek_lab.base.errors import UsageError
 from deepseek_lab.notebook import cells
 from deepseek_lab.notebook.host import Cell, Host
+from deepseek_lab.notebook.live_ranks import LiveRanks
 from deepseek_lab.notebook.on_ranks import OnRanks, failed, name_of
 from deepseek_lab.notebook.plan import Plan
 from deepseek_lab.notebook.show import Shown
@@ -58,20 +59,21 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     save_s = command.number("checkpoint")
     shown = OnRanks(command, host, plain=0)
     began_s = time.perf_counter()
-    trained = training.train(
-        running,
-        vars_of(host),
-        source,
-        cell.name,
-        uses=seen.loads | seen.changes,
-        binds=seen.binds | seen.changes,
-        seed=None if seed is None else int(seed),
-        batch=None if batch is None else int(batch),
-        way=way,
-        every=None if every is None else int(every),
-        save_s=training.SAVE_S if save_s is None else save_s,
-        said=shown.said,
-    )
+    with LiveRanks(command, host, running) as live:
+        trained = training.train(
+            running,
+            vars_of(host),
+            source,
+            cell.name,
+            uses=seen.loads | seen.changes,
+            binds=seen.binds | seen.changes,
+            seed=None if seed is None else int(seed),
+            batch=None if batch is None else int(batch),
+            way=way,
+            every=None if every is None else int(every),
+            save_s=training.SAVE_S if save_s is None else save_s,
+            said=shown.said,
+        )
     if trained.failed:
         shown.end(trained.answers)
         raise failed(trained.answers, cell.name, name_of(cell))
@@ -84,7 +86,8 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
         f"{time.perf_counter() - began_s:.1f} s",
         f"back in the notebook: {_listed(trained.changed)}" if trained.changed else "",
     ]
-    return shown.end(trained.answers, head="  ".join(filter(None, words)), notes=trained.notes)
+    head, notes = "  ".join(filter(None, words)), (*trained.notes, *live.notes)
+    return shown.end(trained.answers, head=head, notes=notes, vitals=live.vitals)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -17,6 +17,11 @@ export function element<Name extends keyof HTMLElementTagNameMap>(
   return made;
 }
 
+/** Have an element say something; one that says it already is left alone. */
+export function write(where: HTMLElement, text: string): void {
+  if (where.textContent !== text) where.textContent = text;
+}
+
 /** A button with a name for those who cannot see its sign. */
 export function button(sign: string, label: string, pressed: () => void): HTMLButtonElement {
   const made = element("button", { type: "button", "aria-label": label, title: label }, sign);

@@ -1,6 +1,6 @@
 /** What the steps of a run measured, in numbers: a row a series. Drawn often, so that only what has changed is written. */
 
-import { element } from "../dom";
+import { element, write } from "../dom";
 import type { Curve } from "./state";
 import { digits, words } from "./words";
 
@@ -54,8 +54,4 @@ export class Numbers {
     }
     found.cells.forEach((cell, place) => write(cell, texts[place] ?? ""));
   }
-}
-
-function write(where: HTMLElement, text: string): void {
-  if (where.textContent !== text) where.textContent = text;
 }

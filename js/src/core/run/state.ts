@@ -2,7 +2,7 @@
 
 import { clip } from "../clip";
 import { MalformedData, type Table } from "../packed";
-import type { AnyEvent, CandidateEnded, LiveMeasured } from "../../protocol";
+import type { AnyEvent, CandidateEnded, LiveMeasured, RankVitals } from "../../protocol";
 import { checkedEvent } from "./events";
 import { words } from "./words";
 
@@ -57,6 +57,7 @@ export class RunState {
   endedAt: number | null = null;
   readonly races = new Map<string, Race>();
   readonly curves = new Map<string, Curve>();
+  ranks: readonly RankVitals[] = [];
   readonly remarks: { readonly kind: "note" | "break" | "fallback"; readonly text: string }[] = [];
   moreRemarks = 0;
   /** Values that were measured, those included that were left out on the way here. */
@@ -190,6 +191,9 @@ export class RunState {
       case "measured":
         for (const [name, value] of Object.entries(event.values)) this.#add(name, event.step, value);
         this.values += Object.keys(event.values).length;
+        break;
+      case "ranks_seen":
+        this.ranks = event.ranks;
         break;
       case "machine_seen":
       case "target_found":

@@ -28,6 +28,12 @@ margin-right:8px;border-bottom:1px solid var(--dsl-border)}
 .dsl-run .dsl-span b{position:absolute;top:0;height:12px;width:1px;background:var(--dsl-text)}
 .dsl-run tr.dsl-won .dsl-span i{background:#2f8f4e}
 .dsl-run tr.dsl-refused .dsl-span i,.dsl-run tr.dsl-failed .dsl-span i{background:#c0362c}
+.dsl-run .dsl-share{width:64px}
+.dsl-run .dsl-no-device :is(th,td):nth-child(9){display:none}
+.dsl-run tr.dsl-late th,.dsl-run tr.dsl-late td.dsl-why{color:var(--dsl-text);font-weight:600}
+.dsl-run tr.dsl-late{box-shadow:inset 3px 0 #c77700}
+.dsl-run tr.dsl-dead{box-shadow:inset 3px 0 #c0362c}
+.dsl-run tr:is(.dsl-late,.dsl-dead) th{padding-left:8px}
 .dsl-run ul{margin:2px 0;padding-left:18px}
 .dsl-run li{overflow-wrap:anywhere}
 .dsl-run .dsl-curves{display:flex;flex-wrap:wrap;gap:8px 14px;margin:4px 0}

@@ -7,6 +7,7 @@ import { Curves } from "./curves";
 import { Numbers } from "./numbers";
 import type { Controls, Kind, LiveView } from "../view";
 import { raceTable } from "./race";
+import { Ranks } from "./ranks";
 import { RunState } from "./state";
 import { STYLE } from "./style";
 import { words } from "./words";
@@ -27,6 +28,7 @@ export class RunView implements LiveView {
   readonly #far = element("span", {});
   readonly #clock = element("span", {});
   readonly #races = element("div", {});
+  readonly #ranks = new Ranks();
   readonly #curves = new Curves();
   readonly #numbers = new Numbers();
   readonly #remarks = element("div", {});
@@ -46,7 +48,7 @@ export class RunView implements LiveView {
     const live =
       table.meta.get("live") === true || ["live", "stopping"].includes(String(table.meta.get("state")));
     this.#state = new RunState(live ? "lost" : "ended");
-    this.#stop = button(words.stop, words.stopLabel, () => this.#controls?.stop());
+    this.#stop = button(words.stop, words.stops(""), () => this.#controls?.stop());
     this.#stop.className = "dsl-stop";
     this.#stop.hidden = true;
     this.#progress.append(this.#bar, this.#far, this.#clock);
@@ -65,6 +67,7 @@ export class RunView implements LiveView {
         { class: "dsl-body" },
         this.#progress,
         this.#races,
+        this.#ranks.element,
         this.#curves.element,
         this.#numbers.element,
         this.#remarks,
@@ -140,12 +143,15 @@ export class RunView implements LiveView {
       ? words.saved
       : state.phase === "ended" && state.reason !== ""
         ? state.reason
-        : words.phases[state.phase];
+        : words.phase(state.phase, state.verb);
     if (this.#phase.textContent !== phase) this.#phase.textContent = phase; // read out only when it changes
     this.#stop.hidden = !(running && this.#controls !== null);
     this.#stop.disabled = state.phase === "stopping";
+    this.#stop.title = words.stops(state.verb);
+    this.#stop.ariaLabel = this.#stop.title;
     this.#drawProgress(running);
     this.#drawRaces();
+    this.#ranks.draw(state.ranks);
     this.#drawMeasured();
     this.#drawRemarks();
     if (running) this.#ticking = window.setTimeout(() => this.#schedule(), 1000); // the clock goes on

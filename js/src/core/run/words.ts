@@ -1,6 +1,7 @@
 /** What the run view says. */
 
-import type { BatchAccumulated } from "../../protocol";
+import type { BatchAccumulated, RankVitals } from "../../protocol";
+import { quantity } from "../quantities";
 import type { Phase } from "./state";
 
 export const words = {
@@ -11,9 +12,15 @@ export const words = {
     ended: "ended",
     lost: "no longer known: the kernel was restarted or has died; this is how far the run was",
   } satisfies Record<Phase, string>,
+  phase: (phase: Phase, verb: string): string =>
+    phase === "stopping" && verb === "distributed" ? "interrupted" : words.phases[phase],
   saved: "saved while it ran; what came after is not in this file",
   stop: "Stop",
-  stopLabel: "Stop the run; what it has so far stays",
+  /** What Stop does: a training on ranks gives the notebook nothing before its end. */
+  stops: (verb: string): string =>
+    verb === "distributed"
+      ? "Interrupt the cell; the notebook's own objects stay as they were"
+      : "Stop the run; what it has so far stays",
   progress: (done: number, total: number | null, unit: string): string =>
     total === null
       ? `${count(done)} ${plural(done, unit)}`
@@ -58,6 +65,32 @@ export const words = {
   batch: (batch: BatchAccumulated): string =>
     `an update per ${count(batch.num_samples)} samples, in micro-batches of ${count(batch.micro_batch)}: ` +
     `${count(batch.num_updates)} ${plural(batch.num_updates, "update")}`,
+  ranks: "Ranks",
+  rankColumns: [
+    "rank",
+    "state",
+    "updates",
+    "updates/s",
+    "samples/s",
+    "waiting",
+    "loss",
+    "memory",
+    "on the GPU",
+    "link",
+    "remarks",
+  ],
+  rankRemarks: (one: RankVitals): string =>
+    [
+      one.late_s === null ? "" : `the others wait for it, ${quantity(1e6 * one.late_s, "us")} an update`,
+      one.why === "" ? "" : `${one.state === "dead" ? "" : "its process "}${one.why}`,
+      one.num_replaced === 0
+        ? ""
+        : one.num_replaced === 1
+          ? "replaced"
+          : `replaced ${count(one.num_replaced)} times`,
+    ]
+      .filter((text) => text !== "")
+      .join(", "),
   remarks: "Remarks",
   kinds: { note: "note", break: "graph break", fallback: "in eager mode" },
   more: (number: number): string => `and ${count(number)} more`,
