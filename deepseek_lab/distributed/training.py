@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -27,6 +28,8 @@ class Trained:
     changed: tuple[str, ...] = ()
     """Names of the notebook that were bound, or whose objects were written into."""
     notes: tuple[str, ...] = ()
+    held: dict[int, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
+    """With sharding, by rank: bytes of ``parameters``, ``gradients`` and ``states`` that it held, and of the whole."""
 
     @property
     def failed(self) -> bool:
@@ -46,6 +49,7 @@ def train(
     batch: int | None = None,
     way: str = "plain",
     every: int | None = None,
+    strategy: str = "ddp",
     save_s: float = SAVE_S,
     said: Callable[[int, str, str], None] | None = None,
 ) -> Trained:
@@ -69,6 +73,8 @@ def train(
             fastest, found in the first of them. With ``local`` and ``diloco`` no gradients go: ranks train by
             themselves and go on from the mean of their parameters, with ``diloco`` by an optimizer of its own.
         every: Updates from one such mean to the next, by default :data:`EVERY`.
+        strategy: ``ddp`` has everything on every rank; with ``fsdp``, whose ``way`` is ``plain``, each rank holds its
+            part of parameters, gradients and optimizer states, and whole tensors come back.
         save_s: How often what the training has reached is saved, between two turns of a loop at the top level of the
             cell; a rank that dies is then replaced, and the training goes on from there. 0 never.
         said: Called with rank, stream and text of what ranks print.
@@ -91,6 +97,7 @@ def train(
         "seed": torch.initial_seed() % 2**31 if seed is None else seed,
         "batch": batch,
         "way": way,
+        "strategy": strategy,
         "every": EVERY.get(way, 0) if every is None else every,
         # history["loss"].append(...) changes a dict that no text analysis finds for certain.
         "back": sorted({*binds, *(one for one in uses if isinstance(names.get(one), list | dict | set))}),
@@ -114,8 +121,11 @@ def train(
             return Trained(answers)
         notes.append(_replaced(answers, saved))
         ranks.restart()
-    changed = luggage.unpack(request.payloads[0])
-    return Trained(answers, tuple(changed), (*notes, *_way_notes(answers, way), *_notes(answers)))
+    _, *payload = request.payloads[0]
+    changed = luggage.unpack(payload)
+    held = {number: json.loads(bytes(parts[0])) for number, parts in sorted(request.payloads.items())}
+    notes += [*_way_notes(answers, way), *_held_notes(held), *_notes(answers)]
+    return Trained(answers, tuple(changed), tuple(notes), held)
 
 
 def _only_deaths(answers: dict[int, RankAnswer]) -> bool:
@@ -143,6 +153,17 @@ def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
         if way != "plain"
     ]
     return [f"{_words(details['way'])}; an update takes, of the time with float32: {', '.join(beside)}"]
+
+
+def _held_notes(held: dict[int, dict[str, list[int]]]) -> list[str]:
+    if not any(held.values()):
+        return []
+    words = {"parameters": "parameters", "gradients": "gradients", "states": "optimizer states"}
+    parts, whole = [], []
+    for what, word in words.items():
+        parts.append(f"{max(one[what][0] for one in held.values()) / 1e6:,.3g} MB of {word}")
+        whole.append(f"{held[0][what][1] / 1e6:,.3g}")
+    return [f"each rank held at most {', '.join(parts)}; with ddp {', '.join(whole)} MB"]
 
 
 def _words(way: str) -> str:

@@ -75,6 +75,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.globals_ref[id(names)] = _Namespace()
         self._known, self._label = known, label
         self._keep: list[Any] = []
+        self._values: set[int] = set()
         self.storages: list[torch.UntypedStorage] = []
         self._numbers: dict[int, int] = {}
 
@@ -95,11 +96,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = super().reducer_override(value)
         if reduced is not NotImplemented or self._label is None or not _keeps_state(value):
             return reduced
+        if id(value) in self._values:
+            return NotImplemented
         plain = _plain_reduce(value)
         if plain is None:
             return NotImplemented
         make, arguments, *rest = plain
         self._keep.append(value)
+        if isinstance(value, torch.nn.Parameter):
+            # Its values are a tensor that is made for its pickle, and that nobody can change.
+            self._keep.append(arguments[0])
+            self._values.add(id(arguments[0]))
         return (_labelled, (self._label(value), make, *arguments), *rest)
 
 

@@ -439,6 +439,14 @@ VERBS: dict[str, Verb] = {
                     default="30",
                 ),
                 Flag(
+                    "strategy",
+                    "what each rank holds: all of the parameters, gradients and optimizer states (ddp), or its part "
+                    "(fsdp)",
+                    "choice",
+                    default="ddp",
+                    choices=("ddp", "fsdp"),
+                ),
+                Flag(
                     "allow-lossy",
                     "let gradients go between ranks in bfloat16 or as int8 codes with error feedback, where updates "
                     "are faster with that",
@@ -463,6 +471,7 @@ VERBS: dict[str, Verb] = {
             (
                 ("%%deepseek distributed -n 4", "the loop below, on 4 ranks"),
                 ("%%deepseek distributed --effective-batch 256", "64 samples an update on each of 4"),
+                ("%%deepseek distributed --strategy fsdp", "each rank holds its part of the model"),
                 (
                     "%%deepseek distributed --allow-lossy",
                     "over a slow link, with the fastest way of sending gradients",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from deepseek_lab.base.errors import TargetError
+from deepseek_lab.distributed.travel import Returning
 from deepseek_lab.distributed.worker.choice import Choice
 from deepseek_lab.distributed.worker.exchange import Exchange
 from deepseek_lab.distributed.worker.local_steps import LocalSteps
@@ -52,6 +54,8 @@ class Replicas:
         """Those of ``_local``, held so that no other takes their place."""
         self.num_steps = 0
         """Updates by all optimizers."""
+        self.held: dict[str, tuple[int, int]] = {}
+        """Where tensors are sharded, the bytes that this rank holds of them, and those that they are when whole."""
         self._first: int | None = None
         """The optimizer whose steps are timed."""
         self._wrapped: dict[int, DistributedDataParallel] = {}
@@ -80,6 +84,20 @@ class Replicas:
         if self._exchange is not None:
             self._exchange.close()
         gc.collect()  # a reducer's hooks on parameters end with it
+
+    def gather(
+        self, returning: Returning, wanted: Sequence[str], *, ends: bool
+    ) -> tuple[dict[str, str], Callable[[], None]]:
+        """Make everything whole that is to be packed, which here it is.
+
+        Returns:
+            Why some names cannot be packed, and what undoes it.
+        """
+        return {}, lambda: None
+
+    def hint(self, error: str) -> str:
+        """What to add to the text of an error that the cell raised."""
+        return ""
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import zlib
 from collections.abc import Callable, Sequence
@@ -51,15 +52,17 @@ def train(
         """What this rank alone knows, and from rank 0 what all have: copies, for training goes on."""
         replicas.agree()
         parts: list[Any] = [state]
-        left: dict[str, str] = {}
+        left, undo = replicas.gather(returning, wanted["back"], ends=False)
         if rank == 0:
-            values, left = returning.pack(wanted["back"])
+            values, more = returning.pack([name for name in wanted["back"] if name not in left])
+            left |= more
             parts += [bytes(part) for part in values]
+        undo()
         fields = {"request": wanted["request"], "place": dataclasses.asdict(at), "left": left}
         send(Message("saved", {**fields, "num_steps": replicas.num_steps}, parts))
 
     with (
-        Replicas(wanted["way"], wanted["every"], vitals.waits) as replicas,
+        _replicas(wanted, vitals) as replicas,
         Shares(rank, size, seed, wanted["batch"], names) as shares,
     ):
         change = None
@@ -73,8 +76,13 @@ def train(
             returning.go_on(saved, device)
             replicas.num_steps = wanted["resume"]["num_steps"]
         with vitals.counting(lambda: (replicas.num_steps, shares.num_samples)):
-            value = cells.run_cell(wanted["source"], wanted["file"], names, change)
+            try:
+                value = cells.run_cell(wanted["source"], wanted["file"], names, change)
+            except cells.CellFailed as failed:
+                failed.text += replicas.hint(failed.text)
+                raise
             replicas.agree()
+            left, _ = replicas.gather(returning, wanted["back"], ends=True)
         modules, way, choice = replicas.modules, replicas.way, replicas.choice
     fields: dict[str, Any] = {
         "value": cells.value_text(value),
@@ -87,10 +95,22 @@ def train(
         "num_shared": shares.num_shared,
         "global_batches": sorted(shares.global_batches),
     }
-    payload: list[Any] = []
+    payload: list[Any] = [json.dumps(replicas.held).encode()]
     if rank == 0:
-        payload, fields["left"] = returning.pack(wanted["back"])
+        came, more = returning.pack([name for name in wanted["back"] if name not in left])
+        payload += came
+        fields["left"] = left | more
     return fields, payload
+
+
+def _replicas(wanted: dict[str, Any], vitals: Vitals) -> Replicas:
+    """What the cell's modules become."""
+    if wanted["strategy"] == "fsdp":
+        # It loads parts of torch that DDP does without.
+        from deepseek_lab.distributed.worker.sharded import Sharded
+
+        return Sharded(vitals.waits)
+    return Replicas(wanted["way"], wanted["every"], vitals.waits)
 
 
 def _parts(wanted: dict[str, Any], payload: Sequence[Any]) -> tuple[Place | None, Any, Any, Any]:

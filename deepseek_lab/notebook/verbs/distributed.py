@@ -43,6 +43,13 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
             f"--exchange {way} changes gradients on their way between ranks, or when they go",
             hint=f"%%deepseek distributed --exchange {way} --allow-lossy",
         )
+    strategy = command.text("strategy") or "ddp"
+    if strategy == "fsdp" and way != "plain":
+        flag = f"--exchange {way}" if command.text("exchange") else "--allow-lossy"
+        raise UsageError(
+            f"{flag} is for ranks that hold all of the parameters; with --strategy fsdp gradients go exactly",
+            hint=f"%%deepseek distributed --strategy fsdp, or %%deepseek distributed {flag}",
+        )
     rank, every = command.number("rank"), command.number("every")
     for flag, given, ways in (("rank", rank, ("powersgd",)), ("every", every, ("local", "diloco"))):
         if given is not None and way not in ways:
@@ -71,6 +78,7 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
             batch=None if batch is None else int(batch),
             way=way,
             every=None if every is None else int(every),
+            strategy=strategy,
             save_s=training.SAVE_S if save_s is None else save_s,
             said=shown.said,
         )
