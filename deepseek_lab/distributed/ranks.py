@@ -19,7 +19,7 @@ from deepseek_lab.distributed.interrupts import HeldInterrupts
 from deepseek_lab.distributed.launchers import Launcher, Local, Site, Start
 from deepseek_lab.distributed.rank import Rank
 from deepseek_lab.distributed.rendezvous import Rendezvous
-from deepseek_lab.distributed.request import Request
+from deepseek_lab.distributed.request import Request, Saved
 
 COLLECTIVE_LIMIT_S = 1800.0
 GRACE_S = 1.0
@@ -194,10 +194,12 @@ class Ranks:
         *,
         ranks: Sequence[int] | None = None,
         said: Callable[[int, str, str], None] | None = None,
+        keep: Callable[[Saved], None] = lambda saved: None,
     ) -> Request:
         """Have ranks do something and wait for their answers; a failure of a rank is its answer.
 
-        ``said`` is called in this thread with rank, stream and text of what they print meanwhile.
+        ``said`` is called in this thread with rank, stream and text of what they print meanwhile; ``keep``, in another
+        one, with what all of them have saved.
 
         The first interrupt is passed on to the ranks; the second one ends those that have not answered.
 
@@ -210,7 +212,7 @@ class Ranks:
         if not self._joined and kind != "join":
             self._join()
         self._number += 1
-        request = Request(self._number, numbers)
+        request = Request(self._number, numbers, keep)
         with self._changed:
             self._requests[request.number] = request
         with HeldInterrupts() as held:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.base.ranks import RankAnswer
+from deepseek_lab.distributed.checkpoint import Checkpoint
 from deepseek_lab.distributed.ranks import Ranks
-from deepseek_lab.distributed.request import Saved
+from deepseek_lab.distributed.request import Request, Saved
 from deepseek_lab.distributed.travel import Luggage
 
 SAVE_S = 30.0
@@ -51,6 +54,7 @@ def train(
     every: int | None = None,
     strategy: str = "ddp",
     save_s: float = SAVE_S,
+    folder: Path | None = None,
     said: Callable[[int, str, str], None] | None = None,
 ) -> Trained:
     """Run a training cell on all ranks at once, each on its share of the data.
@@ -77,6 +81,8 @@ def train(
             part of parameters, gradients and optimizer states, and whole tensors come back.
         save_s: How often what the training has reached is saved, between two turns of a loop at the top level of the
             cell; a rank that dies is then replaced, and the training goes on from there. 0 never.
+        folder: Where what is saved is kept, from which the same cell goes on when it is run again after it did not come
+            to its end, in another kernel too; its names are to be made as they were. Empty after its end.
         said: Called with rank, stream and text of what ranks print.
 
     Raises:
@@ -88,13 +94,14 @@ def train(
             f"an effective batch of {batch} cannot be shared by {len(ranks)} ranks",
             hint=f"--effective-batch {batch - batch % len(ranks) or len(ranks)}",
         )
+    seed = torch.initial_seed() % 2**31 if seed is None else seed
     luggage = Luggage(names, sorted(name for name in uses if name in names))
     payload = luggage.pack()
     fields = {
         "source": source,
         "file": file,
         "size": len(ranks),
-        "seed": torch.initial_seed() % 2**31 if seed is None else seed,
+        "seed": seed,
         "batch": batch,
         "way": way,
         "strategy": strategy,
@@ -105,27 +112,57 @@ def train(
     }
     saved: Saved | None = None
     notes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        checkpoint = None
+        if folder is not None:
+            checkpoint = Checkpoint(folder, f"{strategy}\n{source}", len(ranks), luggage.kinds, seed)
+            if (found := checkpoint.load()) is not None:
+                saved, when = found
+                fields["seed"] = checkpoint.seed
+                notes.append(f"went on after {saved.num_steps:,} updates, as saved at {when}")
+            stack.enter_context(checkpoint)
+        keep = (lambda saved: None) if checkpoint is None else checkpoint.put
+        request, happened = _run(ranks, fields, payload, saved, keep, said)
+        answers = request.answers
+        if any(one.status != "ok" for one in answers.values()):
+            return Trained(answers)
+        notes += happened
+        _, *payload = request.payloads[0]
+        changed = luggage.unpack(payload)
+        if checkpoint is not None:
+            checkpoint.remove()
+            if checkpoint.failed:
+                notes.append(f"the training could not be saved in {folder}: {checkpoint.failed}")
+    held = {number: json.loads(bytes(parts[0])) for number, parts in sorted(request.payloads.items())}
+    notes += [*_way_notes(answers, way), *_held_notes(held), *_notes(answers)]
+    return Trained(answers, tuple(changed), tuple(notes), held)
+
+
+def _run(
+    ranks: Ranks,
+    fields: dict[str, Any],
+    payload: list[Any],
+    saved: Saved | None,
+    keep: Callable[[Saved], None],
+    said: Callable[[int, str, str], None] | None,
+) -> tuple[Request, list[str]]:
+    """Train, and go on each time that ranks have died and were replaced, as long as that leads further."""
+    notes: list[str] = []
     while True:
         resume = None
         before: list[Any] = []
         if saved is not None:
             resume = {"place": saved.place, "num_saved": len(saved.values), "num_steps": saved.num_steps}
             before = [*saved.states, *saved.values]
-        request = ranks.ask("train", {**fields, "resume": resume}, [*before, *payload], said=said)
-        answers = request.answers
-        if all(one.status == "ok" for one in answers.values()):
-            break
-        went_on = request.saved is not None or (saved is None and not notes)
+        everything = {**fields, "resume": resume}
+        request = ranks.ask("train", everything, [*before, *payload], said=said, keep=keep)
+        further = request.saved is not None or not notes
         saved = request.saved or saved
-        if not save_s or not went_on or not _only_deaths(answers) or (saved is not None and saved.left):
-            return Trained(answers)
-        notes.append(_replaced(answers, saved))
+        lasts = fields["save_s"] and further and (saved is None or not saved.left)
+        if not lasts or not _only_deaths(request.answers):
+            return request, notes
+        notes.append(_replaced(request.answers, saved))
         ranks.restart()
-    _, *payload = request.payloads[0]
-    changed = luggage.unpack(payload)
-    held = {number: json.loads(bytes(parts[0])) for number, parts in sorted(request.payloads.items())}
-    notes += [*_way_notes(answers, way), *_held_notes(held), *_notes(answers)]
-    return Trained(answers, tuple(changed), tuple(notes), held)
 
 
 def _only_deaths(answers: dict[int, RankAnswer]) -> bool:

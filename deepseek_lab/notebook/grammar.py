@@ -439,6 +439,13 @@ VERBS: dict[str, Verb] = {
                     default="30",
                 ),
                 Flag(
+                    "checkpoint-to",
+                    "a folder that keeps what was saved, from which this cell goes on when it is run again after it "
+                    "did not come to its end, in another kernel too",
+                    "text",
+                    "FOLDER",
+                ),
+                Flag(
                     "strategy",
                     "what each rank holds: all of the parameters, gradients and optimizer states (ddp), or its part "
                     "(fsdp)",

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +133,15 @@ class TrainingSearch:
     def _fuse(self, problem: OptimizerProblem, scratch: Path) -> None:
         """Try the optimiser's fused form, where its step alone is worth it."""
         way = dataclasses.replace(self._won, fused=True)
-        self._started(way)
-        try:
+        alone: Ratio | None = None
+        with self._attempt(way):
             quietly(lambda: problem.save(scratch))
             found = self._ask("open_optimizer", str(scratch))
             if not found.ok:
                 self._verdict(way, "refused", found.detail, max_rel_error=found.max_rel_error)
                 return
             alone = self._ask("race_optimizer", OPTIMIZER_RACE_S)
-        except Interrupted:
-            self._verdict(way, "skipped", "stopped by the user")
-            raise
-        except BuildError as error:
-            self._verdict(way, "failed", error.message)
+        if alone is None:
             return
         reason = f"the optimizer's step alone {alone.speedup:.2f}x"
         before = self._ended.get(self._won.name)
@@ -169,31 +166,27 @@ class TrainingSearch:
         if not self._open(problem, scratch):
             return
         way, folder = dataclasses.replace(self._won, compiled=True), scratch / COMPILED
-        self._started(way)
         lacks = (
             compiled.missing() if way.precision != "fp16" else "gradients are scaled, which is not compiled"
         )
         if lacks is not None:
+            self._started(way)
             self._verdict(way, "skipped", lacks)
             return
+        program = None
         self._lane.compiling = True
         try:
-            share = self._ask("fusible", way)
-            if share < MIN_FUSIBLE:
-                words = f"products and convolutions take {1 - share:.0%} of a step, and are the same when compiled"
-                self._verdict(way, "skipped", words)
-                return
-            self._ask("build", way.graph, str(folder))
-            program = quietly(lambda: compiled.load(folder, self._plain(problem, way)))
-        except Interrupted:
-            self._verdict(way, "skipped", "stopped by the user")
-            raise
-        except BuildError as error:
-            self._verdict(way, "failed", error.message)
-            return
+            with self._attempt(way):
+                share = self._ask("fusible", way)
+                if share < MIN_FUSIBLE:
+                    words = f"products and convolutions take {1 - share:.0%} of a step, and are the same when compiled"
+                    self._verdict(way, "skipped", words)
+                    return
+                self._ask("build", way.graph, str(folder))
+                program = quietly(lambda: compiled.load(folder, self._plain(problem, way)))
         finally:
             self._lane.compiling = False
-        if self._check(way):
+        if program is not None and self._check(way):
             self._lane.add_way(way, program)
             self._try(way)
 
@@ -219,19 +212,26 @@ class TrainingSearch:
 
     def _check(self, way: Way) -> bool:
         """Whether a way agrees with eager on the recorded steps."""
+        found: Agreement | None = None
+        with self._attempt(way):
+            found = self._ask("check", way)
+        if found is None:
+            return False
+        errors = {"max_rel_error": found.max_rel_error, "eager_rel_error": found.eager_rel_error}
+        self._verdict(way, "lost" if found.ok else "refused", found.detail, **errors)
+        return found.ok
+
+    @contextlib.contextmanager
+    def _attempt(self, way: Way) -> Iterator[None]:
+        """Tell how a way ended whose attempt fails; the search goes on after the block, unless it was interrupted."""
         self._started(way)
         try:
-            found = self._ask("check", way)
+            yield
         except Interrupted:
             self._verdict(way, "skipped", "stopped by the user")
             raise
         except BuildError as error:
             self._verdict(way, "failed", error.message)
-            return False
-        assert isinstance(found, Agreement)
-        errors = {"max_rel_error": found.max_rel_error, "eager_rel_error": found.eager_rel_error}
-        self._verdict(way, "lost" if found.ok else "refused", found.detail, **errors)
-        return found.ok
 
     def _try(self, way: Way) -> None:
         """Race a way against the best one so far, in the loop's own steps where it takes any."""
