@@ -99,6 +99,14 @@ class TestCells:
             ("%deepseek ranks start -n 4", "2 ranks run already"),
             ("%deepseek ranks strat", "%deepseek ranks start"),
             ("%%deepseek distributed -n 5\n1", "2 ranks run already"),
+            (
+                "%%deepseek distributed --strategy fsdp --allow-lossy\n1",
+                "--allow-lossy is for ranks that hold all",
+            ),
+            (
+                "%%deepseek distributed --strategy fsdp --exchange int8 --allow-lossy\n1",
+                "%%deepseek distributed --strategy fsdp, or %%deepseek distributed --exchange int8",
+            ),
             ("%deepseek on ranks", "%%deepseek ranks"),
         ],
     )
@@ -151,6 +159,18 @@ class TestTraining:
         record = json.loads(saved.read_text())
         assert [one["status"] for one in record["ranks"]] == ["ok", "ok"]
         assert record["ranks"][0]["checksum"] == record["ranks"][1]["checksum"]
+
+    def test_a_model_that_was_sharded_is_the_notebooks_own_again(self, ranks: Kernel) -> None:
+        ranks.ok("steps = opt.state[weight]['step'].item()")
+        outcome = ranks.ok(f"%%deepseek distributed --strategy fsdp\n{TRAIN}")
+        head, note, *_ = last(outcome)["text/plain"].splitlines()
+        assert head.startswith("distributed  2 ranks  6 updates  batch 20  ")
+        assert note.startswith("each rank held at most ")
+        assert note.endswith(" MB")
+        kinds = "type(model) is Net, type(weight) is nn.Parameter, weight is model.f.weight"
+        assert ranks.value(kinds) == "(True, True, True)"
+        assert ranks.value("opt.state[weight]['step'].item() - steps") == "6.0"
+        ranks.ok(TRAIN)
 
     def test_an_error_in_it_leaves_everything_as_it_was(self, ranks: Kernel) -> None:
         before = ranks.value("len(losses), model.f.weight.sum().item()")

@@ -35,10 +35,13 @@ from deepseek_lab.distributed.worker.replicas import Replicas
 from deepseek_lab.distributed.worker.stand_ins import StandIn, alive, replace
 from deepseek_lab.distributed.worker.units import require, units
 
+_SHARDS = (
+    "While the cell runs, parameters are shards (DTensor), which go together with other tensors only in the forward of "
+    "their module.\n  try: PARAMETER.full_tensor() for its values, or %%deepseek distributed --strategy ddp"
+)
 _HINTS = {
-    "DTensor": "While the cell runs, parameters are shards (DTensor), which go together with other tensors only in the "
-    "forward of their module.\n"
-    "  try: PARAMETER.full_tensor() for its values, or %%deepseek distributed --strategy ddp",
+    "DTensor": _SHARDS,
+    "Sharding propagation failed": _SHARDS,
     "One of the differentiated Tensors": "While the cell runs, parameters are shards, and gradients for them are found "
     "by loss.backward().\n  try: loss.backward(), or %%deepseek distributed --strategy ddp",
     "FSDP does not support deepcopy": "  try: copy.deepcopy(model.state_dict()), or %%deepseek distributed --strategy "
@@ -120,8 +123,7 @@ class Sharded(Replicas):
         outermost = len(calls) == 1
         before: _Before | None = None
         call.unit = self._units.get(module)
-        trains = torch.is_grad_enabled() and torch._C._current_graph_task_id() < 0
-        if outermost and trains:
+        if outermost and torch.is_grad_enabled() and not _in_backward():
             if call.unit is None:
                 before = self._shard(module)
                 call.unit = self._units.get(module)
@@ -143,7 +145,8 @@ class Sharded(Replicas):
         if call.unit is None:
             return None
         raised = output is None and sys.exc_info()[0] is not None
-        if raised and not self._calls.stack:  # the loop may go on with the next batch
+        # The loop may go on with the next batch. Checkpointed activations end their forward in a backward so, too.
+        if raised and not self._calls.stack and not _in_backward():
             self._root_of[call.unit].reset_iter_state()  # type: ignore[operator]
         if not call.entered or output is None:
             return None
@@ -329,6 +332,11 @@ class Sharded(Replicas):
             self._states[id(shard)].come(values)
             return self._states[id(shard)].plain
         return nn.Parameter(values, shard.requires_grad) if isinstance(shard, nn.Parameter) else values
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass is under way, which may call modules to compute activations again."""
+    return torch._C._current_graph_task_id() >= 0
 
 
 def _world() -> Any:
