@@ -20,8 +20,12 @@ _WINDOW_S, _WINDOW_UPDATES = 5.0, 3
 _TOLD_S = 0.4
 _LATE = 0.1
 """The others wait for a rank when that is so much of their updates."""
+_SURE_S = 2.0
+"""Nobody is said to be late who has not been watched for so long."""
 _ALIKE = 0.8
 """Ranks that are late by so much of what the latest one is are waited for too."""
+_DRAWN = 8
+"""Ranks that have curves of their own, at most."""
 _numbers = itertools.count(1)
 
 
@@ -102,9 +106,9 @@ class _Rank:
             window.popleft()
 
     def rates(self, *, whole: bool) -> _Rates | None:
-        """Over the last seconds, or since its first update."""
+        """Over the last seconds, or since its first update; a training that is short is measured from its beginning."""
         last, first = self.last, self.steady if whole or not self._window else self._window[0]
-        if first is None or first is last:
+        if whole and (first is None or first is last):
             first = self.began
         if first is None or last is None or last.at_s <= first.at_s:
             return None
@@ -129,11 +133,15 @@ class Watch:
         self._ranks = [_Rank() for _ in range(size)]
         self._lock = threading.Lock()
         self._told_s = 0.0
+        self._drawn = 0
+        """Updates up to which there are curves."""
         log.emit(ev.RunStarted(run=self.run, verb="distributed", targets=(f"{size} ranks",)))
 
     def measured(self, rank: int, fields: Mapping[str, Any]) -> None:
         """A rank said how it is doing."""
         with self._lock:
+            if self.ended:
+                return
             one = self._ranks[rank]
             names = [field.name for field in dataclasses.fields(_Sample)]
             one.add(fields["request"], _Sample(**{name: fields[name] for name in names}))
@@ -149,6 +157,8 @@ class Watch:
         """A rank is in another state."""
         with self._lock:
             one = self._ranks[state.rank]
+            if self.ended:
+                return
             if state.state == "dead" and one.state != "dead":
                 one.state, one.why = "dead", state.why
                 self._note(f"rank {state.rank} {state.why}")
@@ -160,8 +170,12 @@ class Watch:
                 return
             self._tell()
 
-    def end(self, reason: str) -> list[str]:
-        """Nothing more comes; gives what is to be remarked of the whole."""
+    def end(self, failed: str = "") -> list[str]:
+        """Nothing more comes; gives what is to be remarked of the whole.
+
+        Args:
+            failed: What ended it, where it did not come to its end.
+        """
         with self._lock:
             for one in self._ranks:
                 if one.state != "dead":
@@ -170,17 +184,19 @@ class Watch:
             notes = _notes(self.vitals)
             for note in notes:
                 self._note(note)
-            self.ended = reason
-            self._log.emit(ev.RunEnded(run=self.run, reason=reason))
+            updates = f"{self._done():,} updates"
+            self.ended = f"{failed} after {updates}" if failed else updates
+            self._log.emit(ev.RunEnded(run=self.run, reason=self.ended))
         return notes
+
+    def _done(self) -> int:
+        return min(one.num_updates for one in self.vitals)
 
     def _note(self, text: str) -> None:
         self._log.emit(ev.Noted(run=self.run, text=text))
 
     def _tell(self, *, whole: bool = False) -> None:
         self._told_s = time.monotonic()
-        if self.ended:
-            return
         rates = [
             one.rates(whole=whole) if one.state in {"training", "ended"} else None for one in self._ranks
         ]
@@ -188,9 +204,11 @@ class Watch:
         self.vitals = tuple(
             _vitals(number, one, rates[number], late.get(number)) for number, one in enumerate(self._ranks)
         )
-        done = min(one.num_updates for one in self.vitals)
+        done = self._done()
         self._log.emit(ev.Progressed(run=self.run, done=done, unit="update"))
-        if not whole:
+        # A training that goes on from what was saved is drawn once; rates of the whole are no point of a curve.
+        if all(rates) and done > self._drawn and not (whole and self._drawn):
+            self._drawn = done
             self._log.measured(self.run, done, _curves(self.vitals), time.time())
         self._log.emit(ev.RanksSeen(run=self.run, ranks=self.vitals))
 
@@ -225,7 +243,7 @@ def _late(rates: Sequence[_Rates | None]) -> dict[int, float]:
     waits: list[float] = []
     updates_s: list[float] = []
     for one in rates:
-        if one is None or one.waited_s is None or one.num_updates < _WINDOW_UPDATES:
+        if one is None or one.waited_s is None or one.num_updates < _WINDOW_UPDATES or one.seconds < _SURE_S:
             return {}
         waits.append(one.waited_s / one.num_updates)
         updates_s.append(one.seconds / one.num_updates)
@@ -241,7 +259,7 @@ def _late(rates: Sequence[_Rates | None]) -> dict[int, float]:
 
 
 def _curves(vitals: Sequence[RankVitals]) -> dict[str, float]:
-    """What is drawn over updates: of all ranks together, then of each."""
+    """What is drawn over updates: of all ranks together, and where they are few of each."""
     losses = [one.loss for one in vitals if one.loss is not None]
     samples = [one.samples_per_s for one in vitals if one.samples_per_s is not None]
     found: dict[str, float] = {}
@@ -249,12 +267,12 @@ def _curves(vitals: Sequence[RankVitals]) -> dict[str, float]:
         found["loss"] = statistics.fmean(losses)
     if samples:
         found["samples per second"] = math.fsum(samples)
-    for one in vitals:
-        if one.waiting is not None:
-            found[f"rank {one.rank} waits, %"] = 100 * one.waiting
-    for one in vitals:
-        if one.loss is not None:
-            found[f"rank {one.rank} loss"] = one.loss
+    waiting = {one.rank: 100 * one.waiting for one in vitals if one.waiting is not None}
+    if waiting:
+        found["waiting, %"] = statistics.fmean(waiting.values())
+    if len(vitals) <= _DRAWN:
+        found |= {f"waiting of rank {rank}, %": share for rank, share in waiting.items()}
+        found |= {f"loss of rank {one.rank}": one.loss for one in vitals if one.loss is not None}
     return found
 
 
@@ -266,5 +284,5 @@ def _notes(vitals: Sequence[RankVitals]) -> list[str]:
     rate = statistics.fmean(one.updates_per_s or 0.0 for one in late.values())
     which = f"rank{'s' if len(late) > 1 else ''} {spans(late)}"
     return [
-        f"the others waited for {which}, {1e3 * seconds:.3g} ms an update, {seconds * rate:.0%} of the time"
+        f"the others waited for {which}, {1e3 * seconds:.3g} ms an update, {100 * seconds * rate:.0f} % of the time"
     ]

@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 _SHOWN_S, _SAID_S = 2.0, 15.0
 """Pause between two pictures where no page follows, and between two lines at a terminal."""
+_STILL = ("static", "text")
+"""Views in which nothing is live."""
 
 
 class ShownVitals(Shown):
     """How the ranks of a training are doing, as an output: a line, a table, curves and the view."""
 
-    def __init__(self, run: str, log: ev.EventLog, *, view: str = "auto") -> None:
+    def __init__(self, run: str, title: str, log: ev.EventLog, *, view: str = "auto") -> None:
         super().__init__("")
-        self._run, self._log, self._view = run, log, view
+        self._run, self._title, self._log, self._view = run, title, log, view
         self.live = True
         self.widget: Widget | None = None
         """What follows the run where the front end has no extension of ours."""
@@ -37,9 +39,8 @@ class ShownVitals(Shown):
         """Text alone for ``--view text``; nothing that is live for ``static``."""
         from deepseek_lab import views
 
-        live = self.live and self._view == "auto"
-        title = f"training on {self._log.since()[0].targets[0]}"  # type: ignore[attr-defined]
-        made = views.run_bundle(self._run, self._log, self._line(), title=title, live=live)
+        live = self.live and self._view not in _STILL
+        made = views.run_bundle(self._run, self._log, self.line(), title=self._title, live=live)
         if self._view == "text":
             return {"text/plain": made["text/plain"]}
         if self._view == "static":
@@ -50,7 +51,8 @@ class ShownVitals(Shown):
         """What the widget needs beside its place in the bundle."""
         return self.widget.metadata if self.widget is not None else {}
 
-    def _line(self) -> str:
+    def line(self) -> str:
+        """All ranks together."""
         from deepseek_lab import views
 
         return views.vitals_line(self._log.ranks.ranks) if self._log.ranks is not None else "training"
@@ -71,12 +73,15 @@ class LiveRanks:
         self._command, self._host, self._ranks = command, host, ranks
         self._log = ev.EventLog()
         self._watch = Watch(self._log, len(ranks))
-        self._shown = ShownVitals(self._watch.run, self._log, view=view_of(command))
+        title = f"training on {len(ranks)} ranks"
+        self._shown = ShownVitals(self._watch.run, title, self._log, view=view_of(command))
         self._again: Callable[[], None] | None = None
         self._stopped = threading.Event()
         self._last_s = time.monotonic()
         self.notes: tuple[str, ...] = ()
         """What is to be remarked of the whole, when it has ended."""
+        self.failed = False
+        """Whether a rank did not come to the end of the cell."""
 
     @property
     def vitals(self) -> tuple[RankVitals, ...]:
@@ -91,8 +96,8 @@ class LiveRanks:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ranks.watcher = None
-        words = f"{min((one.num_updates for one in self.vitals), default=0):,} updates"
-        self.notes = tuple(self._watch.end(words if kind is None else f"{kind.__name__} after {words}"))
+        failed = "failed" if self.failed else ""
+        self.notes = tuple(self._watch.end(failed if kind is None else kind.__name__))
         if not self._command.has("quiet"):
             self._guarded(self._close)
 
@@ -103,7 +108,7 @@ class LiveRanks:
         from deepseek_lab import views
 
         run, shown = self._watch.run, self._shown
-        if view_of(self._command) == "auto":
+        if view_of(self._command) not in _STILL:
             source = live.Source(
                 run,
                 self._log,
@@ -146,7 +151,7 @@ class LiveRanks:
         if self._again is not None:
             self._again()
         else:
-            self._host.say(self._shown._line())
+            self._host.say(self._shown.line())
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """What is shown is ours to get right, the training goes on."""

@@ -60,7 +60,7 @@ def _table(vitals: Sequence[RankVitals]) -> _tables.Table:
             f"{one.num_updates:,}",
             _number(one.updates_per_s),
             _number(one.samples_per_s),
-            "" if one.waiting is None else f"{one.waiting:.0%}",
+            "" if one.waiting is None else f"{100 * one.waiting:.0f} %",
             "" if one.loss is None else f"{one.loss:.4g}",
             "" if one.memory_bytes is None else _words.memory(one.memory_bytes),
             "" if one.device_bytes is None else _words.memory(one.device_bytes),

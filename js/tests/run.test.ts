@@ -3,7 +3,7 @@ import { MalformedData, Table, unpack } from "../src/core/packed";
 import { columns } from "../src/core/run/curves";
 import { checkedEvent } from "../src/core/run/events";
 import { RunState } from "../src/core/run/state";
-import { digits, duration } from "../src/core/run/words";
+import { digits, duration, words } from "../src/core/run/words";
 import { python } from "./python";
 
 /** A run as Python packs it. */
@@ -120,6 +120,26 @@ for step in range(50_000): emit(ev.Measured(run="r", step=step, values={"loss": 
     expect(state.remarks.map((one) => one.text)).toEqual([
       "an update per 256 samples, in micro-batches of 32: 7 updates",
       "batch norm",
+    ]);
+  });
+
+  it("holds the last word on ranks, whom the others wait for included", async () => {
+    const state = new RunState("ended");
+    const table = await packed(`
+from deepseek_lab.base.ranks import RankVitals
+emit(ev.RunStarted(run="r", at_s=1, verb="distributed", targets=("2 ranks",)))
+for late in (0.01, 0.031):
+    emit(ev.RanksSeen(run="r", ranks=(RankVitals(0, "training", waiting=0.5, loss=float("nan")),
+                                      RankVitals(1, "training", num_replaced=1, late_s=late))))`);
+    state.take(table, 200);
+    expect(state.verb).toBe("distributed");
+    expect(state.ranks.map((one) => [one.rank, one.waiting, one.loss])).toEqual([
+      [0, 0.5, null],
+      [1, null, null],
+    ]);
+    expect(state.ranks.map(words.rankRemarks)).toEqual([
+      "",
+      "the others wait for it, 31.0 ms an update, replaced",
     ]);
   });
 

@@ -4,11 +4,16 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from kernel import Kernel
+from page import Page, meta
 
+from deepseek_lab.views import live
+
+MIME = "application/vnd.deepseek-lab.v1+json"
 DEFINE = """
 import torch
 from torch import nn
@@ -32,6 +37,12 @@ TRAIN = """for x, y in loader:
     losses.append(loss.item())
 print("epoch", len(losses))
 """
+STEP = "opt.zero_grad(); nn.functional.cross_entropy(model(x), y).backward(); opt.step()"
+SLOW = f"""for _ in range(40):
+    x, y = next(iter(loader))
+    {STEP}
+    time.sleep(0.1 * torch.distributed.get_rank())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +56,11 @@ def ranks() -> Iterator[Kernel]:
 
 
 def last(outcome: object) -> dict[str, str]:
-    """The last form of what a cell showed."""
-    updates, displays = outcome.updates, outcome.displays  # type: ignore[attr-defined]
+    """The last form of what a cell showed, beside the run of a training."""
+    updates, displays = (
+        [one for one in shown if MIME not in one]
+        for shown in (outcome.updates, outcome.displays)  # type: ignore[attr-defined]
+    )
     return dict((updates or displays)[-1])
 
 
@@ -171,6 +185,60 @@ class TestTraining:
         assert ranks.value(kinds) == "(True, True, True)"
         assert ranks.value("opt.state[weight]['step'].item() - steps") == "6.0"
         ranks.ok(TRAIN)
+
+    def test_how_ranks_are_doing_is_followed_while_the_cell_is_busy_and_kept(self, ranks: Kernel) -> None:
+        page = Page(ranks)
+        cell = ranks.client.execute(f"%%deepseek distributed --to t\nimport time\n{SLOW}")
+        page.listen(lambda: page.displays)
+        page.send("comm_open", comm_id="ranks", target_name=live.TARGET, data={"run": page.run_of()})
+
+        def seen() -> list[dict[str, Any]]:
+            events = [event for data in page.of("ranks") for event in meta(data)["events"]]
+            return [event for event in events if event["kind"] == "ranks_seen"]
+
+        page.listen(lambda: any(one["late_s"] for event in seen() for one in event["ranks"]))
+        assert cell not in page.idle
+        assert {one["state"] for one in seen()[-1]["ranks"]} == {"training"}
+        late = next(event["ranks"] for event in seen() if any(one["late_s"] for one in event["ranks"]))
+        assert [one["late_s"] is not None for one in late] == [False, True]
+        page.listen(lambda: page.closed("ranks") and cell in page.idle)
+        assert meta(page.of("ranks")[-1])["state"] == "ended"
+        kept = [one for one in page.displays if MIME in one][-1]
+        assert "live" not in kept[MIME]
+        assert "the others wait for rank 1" in kept["text/plain"].splitlines()[0]
+        assert [line.split()[:3] for line in kept["text/plain"].splitlines()[2:]] == [
+            ["0", "ended", "40"],
+            ["1", "ended", "40"],
+        ]
+        still = kept["text/html"][: kept["text/html"].index("<iframe")]
+        assert "the others wait for it" in still
+        assert "<script" not in still
+        assert "the others waited for rank 1" in page.displays[-1]["text/plain"]
+        assert ranks.value("[one['num_updates'] for one in t.to_dict()['vitals']]") == "[40, 40]"
+
+    @pytest.mark.parametrize(
+        ("flag", "kinds"), [("static", {"text/plain", "text/html"}), ("text", {"text/plain"})]
+    )
+    def test_nothing_is_live_where_it_is_not_to_be(self, ranks: Kernel, flag: str, kinds: set[str]) -> None:
+        outcome = ranks.ok(f"%%deepseek distributed --view {flag}\n{TRAIN}")
+        shown = [*outcome.displays, *outcome.updates]
+        assert set().union(*shown) == kinds
+        assert any("rank  state  updates" in one["text/plain"] for one in shown)
+
+    def test_stop_is_an_interrupt(self, ranks: Kernel) -> None:
+        page = Page(ranks)
+        before = ranks.value("model.f.weight.sum().item()")
+        cell = ranks.client.execute(
+            f"%%deepseek distributed\nwhile True:\n    for x, y in loader:\n        {STEP}"
+        )
+        page.listen(lambda: page.displays)
+        page.send("comm_open", comm_id="stop", target_name=live.TARGET, data={"run": page.run_of()})
+        page.listen(lambda: any(meta(data).get("done") for data in page.of("stop")))
+        page.send("comm_msg", comm_id="stop", data={"do": "stop"})
+        page.listen(lambda: cell in page.idle)
+        events = {event["kind"]: event for data in page.of("stop") for event in meta(data)["events"]}
+        assert events["run_ended"]["reason"].startswith("KeyboardInterrupt after")
+        assert ranks.value("model.f.weight.sum().item()") == before
 
     def test_an_error_in_it_leaves_everything_as_it_was(self, ranks: Kernel) -> None:
         before = ranks.value("len(losses), model.f.weight.sum().item()")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_lab.base import events as ev
+from deepseek_lab.base.ranks import RankVitals
 from deepseek_lab.base.timeline import MemoryEvent, MemoryTimeline
 from deepseek_lab.views import _page, _run
 from deepseek_lab.views._packed import _varints, _zigzag
@@ -174,6 +175,8 @@ def _events(word: str) -> list[dict[str, Any]]:
         ev.FellBack(run=word, target=word, reason=word),
         ev.Progressed(run=word, done=3, total=6, unit=word),
         ev.Measured(run=word, step=1, values={word: 1.0}),
+        ev.RanksSeen(run=word, ranks=(RankVitals(0, word, why=word, num_replaced=2, loss=1.0, waiting=0.5,
+                                                 late_s=0.1, memory_bytes=1, link_bytes_per_s=2.0),)),
         ev.Noted(run=word, text=word),
         ev.RunEnded(run=word, reason=word),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from deepseek_lab.base.errors import UsageError
 from deepseek_lab.notebook import cells
@@ -63,7 +64,9 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     running = running or start(command)
     seen = cells.names(source)
     seed, batch = command.number("seed"), command.number("effective-batch")
-    save_s = command.number("checkpoint")
+    save_s, folder = command.number("checkpoint"), command.text("checkpoint-to")
+    if folder is not None and save_s == 0:
+        raise UsageError("--checkpoint 0 saves nothing", hint=f"%%deepseek distributed --checkpoint-to {folder}")
     shown = OnRanks(command, host, plain=0)
     began_s = time.perf_counter()
     with LiveRanks(command, host, running) as live:
@@ -80,8 +83,10 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
             every=None if every is None else int(every),
             strategy=strategy,
             save_s=training.SAVE_S if save_s is None else save_s,
+            folder=None if folder is None else Path(folder).expanduser(),
             said=shown.said,
         )
+        live.failed = trained.failed
     if trained.failed:
         shown.end(trained.answers)
         raise failed(trained.answers, cell.name, name_of(cell))

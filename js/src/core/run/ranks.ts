@@ -10,11 +10,12 @@ const SHOWN = 256;
 interface Row {
   readonly row: HTMLElement;
   readonly cells: readonly HTMLElement[];
+  readonly span: HTMLElement;
   readonly bar: HTMLElement;
   readonly share: HTMLElement;
 }
 
-/** Cells after the one that says how long the rank waits, and before it. */
+/** Cells between the rank and how long it waits. */
 const BEFORE = 4;
 
 export class Ranks {
@@ -75,6 +76,7 @@ export class Ranks {
     ];
     found.cells.forEach((cell, place) => write(cell, texts[place] ?? ""));
     write(found.share, one.waiting === null ? "" : `${(100 * one.waiting).toFixed(0)} %`);
+    found.span.hidden = one.waiting === null;
     found.bar.style.width = `${100 * Math.min(1, Math.max(0, one.waiting ?? 0))}%`;
     found.row.classList.toggle("dsl-late", one.late_s !== null);
     found.row.classList.toggle("dsl-dead", one.state === "dead");
@@ -100,19 +102,14 @@ function made(rank: number): Row {
     );
   const bar = element("i", {});
   const share = element("span", {});
-  const waits = element(
-    "td",
-    {},
-    element("span", { class: "dsl-span dsl-share", "aria-hidden": "true" }, bar),
-    share,
-  );
+  const span = element("span", { class: "dsl-span dsl-share", "aria-hidden": "true" }, bar);
   const row = element(
     "tr",
     {},
     element("th", { scope: "row" }, String(rank)),
     ...cells.slice(0, BEFORE),
-    waits,
+    element("td", {}, span, share),
     ...cells.slice(BEFORE),
   );
-  return { row, cells, bar, share };
+  return { row, cells, span, bar, share };
 }

@@ -29,6 +29,7 @@ margin-right:8px;border-bottom:1px solid var(--dsl-border)}
 .dsl-run tr.dsl-won .dsl-span i{background:#2f8f4e}
 .dsl-run tr.dsl-refused .dsl-span i,.dsl-run tr.dsl-failed .dsl-span i{background:#c0362c}
 .dsl-run .dsl-share{width:64px}
+.dsl-run .dsl-share[hidden]{display:none}
 .dsl-run .dsl-no-device :is(th,td):nth-child(9){display:none}
 .dsl-run tr.dsl-late th,.dsl-run tr.dsl-late td.dsl-why{color:var(--dsl-text);font-weight:600}
 .dsl-run tr.dsl-late{box-shadow:inset 3px 0 #c77700}
