@@ -17,6 +17,9 @@ from deepseek_lab.distributed.training import Trained, train
 from deepseek_lab.distributed.watch import Watch
 from deepseek_lab.distributed.worker.vitals import Vitals, Waits
 from deepseek_lab.notebook import cells
+from deepseek_lab.notebook.host import ScriptHost
+from deepseek_lab.notebook.live_ranks import LiveRanks
+from deepseek_lab.notebook.parse import parse
 from tests.distributed.cells import notebook
 
 DEFINE = """
@@ -270,11 +273,28 @@ class TestTraining:
         assert said[0].startswith("rank 2 was ended by SIGKILL")
         assert said[1] == "rank 2 was replaced"
 
-    def test_ranks_that_train_by_themselves_wait_where_they_agree(self, three: Ranks) -> None:
+    def test_a_terminal_has_a_table_at_the_end(
+        self, three: Ranks, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = parse(["distributed"], "cell")
+        with LiveRanks(command, ScriptHost(), three) as live:
+            assert not run(three, notebook(DEFINE), LOOP).failed
+        line, head, *rows = capsys.readouterr().err.splitlines()
+        assert line.startswith("training  3 ranks  30 updates  ")
+        assert head.startswith("rank  state  updates")
+        assert [row.split()[:3] for row in rows] == [[str(rank), "ended", "30"] for rank in range(3)]
+        assert [one.num_updates for one in live.vitals] == [30] * 3
+        assert three.watcher is None
+
+    @pytest.mark.parametrize("options", [{"way": "local", "every": 4}, {"strategy": "fsdp"}])
+    def test_waits_beside_the_backward_pass_are_seen(self, three: Ranks, options: dict[str, Any]) -> None:
         names = notebook(DEFINE)
-        slow = LOOP + "    time.sleep(0.08 * (torch.distributed.get_rank() == 1))\n"
+        slow = (
+            LOOP
+            + "    time.sleep(0.08 * (torch.distributed.get_rank() == 1))\n    if len(losses) == 16: break\n"
+        )
         with watched(three) as (watch, _, _):
-            assert not run(three, names, slow, way="local", every=4).failed
+            assert not run(three, names, slow, **options).failed
             watch.end()
         first, late, third = (one.waiting or 0 for one in watch.vitals)
         assert min(first, third) > late + 0.1

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 from torch.distributed.utils import _sync_module_states, _verify_param_shape_across_processes
 from torch.nn.parallel import DistributedDataParallel
@@ -89,15 +90,24 @@ class Sharded(Replicas):
         self._known: dict[int, tuple[Optimizer, RemovableHandle]] = {}
         self._measured: set[int] = set()
         self._calls = threading.local()
+        self._gather = FSDPParamGroup.pre_forward
 
     def __enter__(self) -> Sharded:
         super().__enter__()
         # item(), bool() and float() of a sum or norm give the part of one rank, and ranks would part ways.
         DTensor._op_dispatcher._custom_op_handlers[_SCALAR] = shards.whole_scalar
+        waits, gather = self._waits, self._gather
+
+        def pre_forward(group: FSDPParamGroup, *arguments: Any) -> Any:
+            with waits:  # parameters are gathered
+                return gather(group, *arguments)
+
+        FSDPParamGroup.pre_forward = pre_forward  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
         del DTensor._op_dispatcher._custom_op_handlers[_SCALAR]
+        FSDPParamGroup.pre_forward = self._gather  # type: ignore[method-assign]
         for _, handle in self._known.values():
             handle.remove()
         for kept in (self._roots, self._parameters, self._dresses):
