@@ -233,13 +233,10 @@ class TestInTheNotebook:
 class TestTraining:
     def test_a_rank_that_is_slow_is_named(self, three: Ranks) -> None:
         names = notebook(DEFINE)
-        slow = LOOP + "    time.sleep(0.08 * (torch.distributed.get_rank() == 1))\n"
-        with watched(three) as (watch, seen, log):
+        slow = LOOP + "    time.sleep(0.13 * (torch.distributed.get_rank() == 1))\n"
+        with watched(three) as (watch, _, log):
             assert not run(three, names, slow).failed
             assert watch.end() == [event.text for event in log.since() if isinstance(event, ev.Noted)] != []
-        assert any(
-            [one.late_s is not None for one in event.ranks] == [False, True, False] for event in seen[:-1]
-        )
         first, late, third = watch.vitals
         assert [one.num_updates for one in watch.vitals] == [len(names["losses"])] * 3 == [30] * 3
         assert late.late_s is not None

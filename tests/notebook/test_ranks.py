@@ -41,7 +41,7 @@ STEP = "opt.zero_grad(); nn.functional.cross_entropy(model(x), y).backward(); op
 SLOW = f"""for _ in range(40):
     x, y = next(iter(loader))
     {STEP}
-    time.sleep(0.1 * torch.distributed.get_rank())
+    time.sleep(0.12 * torch.distributed.get_rank())
 """
 
 
