@@ -1,4 +1,4 @@
-"""Whether training with gradients that are not exact ends where DDP does: ``python -m tests.benchmarks.convergence_lossy``.
+"""Whether training with changed gradients ends where DDP does: ``python -m tests.benchmarks.convergence_lossy``.
 
 Four ranks, scikit-learn's digits (1,797 real images), a network of three layers of as many units as the argument says
 (1024: 2.2 million parameters; 3500, the default: 24.8 million), 1,000 steps, three seeds. The figure is the mean of

@@ -133,6 +133,23 @@ def test_training_goes_on_where_it_was(three: Ranks) -> None:
     assert furthest(parameters(here), parameters(there)) < 1e-5
 
 
+@pytest.mark.parametrize("way", ["plain", "local"])
+def test_parameters_that_are_trained_later_are_averaged_too(three: Ranks, way: str) -> None:
+    """With gradients that go, and averaged after each update of plain SGD, which is the same."""
+    loop = "model.first.requires_grad_(False)\n" + LOOP.replace(
+        "    for x, y", "    if epoch == 2:\n        model.first.requires_grad_(True)\n    for x, y"
+    ).replace("        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n", "")
+    sgd = "opt = torch.optim.SGD(model.parameters(), lr=0.05)"
+    here, there = make(30, 5), make(10, 5)
+    for names in (here, there):
+        exec(sgd, names)
+    exec(loop, here)
+    trained = run(three, there, loop, way=way, every=1 if way == "local" else None)
+    assert not trained.failed, trained.answers[0].text
+    assert furthest(parameters(here), parameters(there)) < (1e-5 if way == "plain" else 1e-2)
+    assert len({one.details["checksum"] for one in trained.answers.values()}) == 1
+
+
 def test_an_effective_batch_is_shared(three: Ranks) -> None:
     here, there = make(36, 3), make(10, 3)
     exec(LOOP, here)

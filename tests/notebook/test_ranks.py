@@ -115,7 +115,10 @@ class TestCells:
             ("%%deepseek distributed -n 5\n1", "2 ranks run already"),
             ("%%deepseek distributed --exchange int8\n1", "--exchange int8 --allow-lossy"),
             ("%%deepseek distributed --rank 8\n1", "--exchange powersgd --rank 8 --allow-lossy"),
-            ("%%deepseek distributed --exchange bf16 --allow-lossy --every 4\n1", "--exchange local --every 4"),
+            (
+                "%%deepseek distributed --exchange bf16 --allow-lossy --every 4\n1",
+                "--exchange local --every 4",
+            ),
             ("%%deepseek distributed --checkpoint 0 --checkpoint-to kept\n1", "saves nothing"),
             (
                 "%%deepseek distributed --strategy fsdp --allow-lossy\n1",

@@ -171,12 +171,26 @@ class Replicas:
         replica = self._wrapped.get(id(module))
         return None if replica is None else replica._post_forward(output)
 
+    def _unwrap(self, module: nn.Module) -> None:
+        """Parameters of a module are trained that were not at first, and DDP knows those of the beginning alone."""
+        self.agree()
+        self._local.clear()
+        self._optimizers.clear()
+        old = self._wrapped[id(module)]
+        self._wrapped = {key: one for key, one in self._wrapped.items() if one is not old}
+        for one in old.parameters():
+            self._owners.pop(id(one), None)
+        del old
+        gc.collect()
+
     def _replica(self, module: nn.Module) -> DistributedDataParallel | None:
         if isinstance(module, DistributedDataParallel):
             return None  # the user's own
-        if id(module) in self._wrapped:
-            return self._wrapped[id(module)]
         trained = [one for one in module.parameters() if one.requires_grad]
+        if id(module) in self._wrapped:
+            if all(id(one) in self._owners for one in trained):
+                return self._wrapped[id(module)]
+            self._unwrap(module)
         if not trained:
             return None
         owners = {self._owners.get(id(one)) for one in trained}

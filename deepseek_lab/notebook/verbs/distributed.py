@@ -66,7 +66,9 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     seed, batch = command.number("seed"), command.number("effective-batch")
     save_s, folder = command.number("checkpoint"), command.text("checkpoint-to")
     if folder is not None and save_s == 0:
-        raise UsageError("--checkpoint 0 saves nothing", hint=f"%%deepseek distributed --checkpoint-to {folder}")
+        raise UsageError(
+            "--checkpoint 0 saves nothing", hint=f"%%deepseek distributed --checkpoint-to {folder}"
+        )
     shown = OnRanks(command, host, plain=0)
     began_s = time.perf_counter()
     with LiveRanks(command, host, running) as live:
