@@ -31,7 +31,23 @@ export class Ranks {
       element("th", { scope: "col", class: isNumber(place) ? "dsl-number" : undefined }, title),
     );
     this.#table.append(element("thead", {}, element("tr", {}, ...this.#head)), this.#body);
-    this.element.append(
+  }
+
+  draw(ranks: readonly RankVitals[]): void {
+    if (ranks.length > 0 && this.element.hidden) this.#show();
+    this.#table.classList.toggle(
+      "dsl-no-device",
+      ranks.every((one) => one.device_bytes === null),
+    );
+    for (const one of ranks.slice(0, SHOWN)) this.#write(one);
+    this.#more.hidden = ranks.length <= SHOWN;
+    if (ranks.length > SHOWN) write(this.#more, words.more(ranks.length - SHOWN));
+  }
+
+  /** There is nothing of it, hidden or not, in the runs that have no ranks. */
+  #show(): void {
+    this.element.hidden = false;
+    this.element.replaceChildren(
       element("h3", {}, words.ranks),
       element(
         "div",
@@ -40,17 +56,6 @@ export class Ranks {
       ),
       this.#more,
     );
-  }
-
-  draw(ranks: readonly RankVitals[]): void {
-    this.element.hidden = ranks.length === 0;
-    this.#table.classList.toggle(
-      "dsl-no-device",
-      ranks.every((one) => one.device_bytes === null),
-    );
-    for (const one of ranks.slice(0, SHOWN)) this.#write(one);
-    this.#more.hidden = ranks.length <= SHOWN;
-    if (ranks.length > SHOWN) write(this.#more, words.more(ranks.length - SHOWN));
   }
 
   #write(one: RankVitals): void {
