@@ -404,6 +404,15 @@ def test_gradients_that_are_changed_on_their_way_train_as_well(three: Ranks, way
     assert trained.notes[0].startswith(("gradients as", "gradients in", "parameters averaged"))
 
 
+def test_what_follows_a_loop_sees_what_all_ranks_have_come_to(three: Ranks) -> None:
+    """Six updates since the last agreement would part them otherwise."""
+    names = make(10, 1) | {"seen": [None] * 3}
+    source = LOOP + "torch.distributed.all_gather_object(seen, model.first.weight.sum().item())"
+    assert not run(three, names, source, way="local", every=100).failed
+    assert names["seen"].count(names["seen"][0]) == 3
+    assert len(names["losses"]) == 6
+
+
 def test_the_way_is_chosen_alike_on_all_ranks(three: Ranks) -> None:
     names = make(10, 6)
     trained = run(three, names, LOOP, way="auto")

@@ -22,12 +22,10 @@ class CellFailed(Exception):
         self.line = _line_of(error, file)
 
 
-def run_cell(
-    source: str, file: str, names: dict[str, Any], change: Callable[[ast.Module], None] | None = None
-) -> Any:
+def run_cell(source: str, file: str, names: dict[str, Any], *changes: Callable[[ast.Module], None]) -> Any:
     """Run a cell's text and give the value of its last expression, if it ends in one that is shown.
 
-    ``change`` may change what is run.
+    ``changes`` may change what is run.
 
     Raises:
         CellFailed: it raised.
@@ -36,7 +34,7 @@ def run_cell(
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     try:
         tree = ast.parse(source, file)
-        if change is not None:
+        for change in changes:
             change(tree)
         last = tree.body[-1] if tree.body else None
         if not isinstance(last, ast.Expr) or source.rstrip().endswith(";"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import random
@@ -19,6 +20,8 @@ from deepseek_lab.distributed.worker.loaders import Shares
 from deepseek_lab.distributed.worker.replicas import Replicas
 from deepseek_lab.distributed.worker.turns import Place, Turns
 from deepseek_lab.distributed.worker.vitals import Vitals
+
+_AGREE = "__deepseek_agree__"
 
 
 def train(
@@ -65,19 +68,22 @@ def train(
         _replicas(wanted, vitals) as replicas,
         Shares(rank, size, seed, wanted["batch"], names) as shares,
     ):
-        change = None
+        changes: list[Callable[[ast.Module], None]] = []
         if wanted["save_s"]:
             state = bytes(states[rank]) if place is not None else b""
             turns = Turns(shares, wanted["save_s"], announce if rank == 0 else None, save, place, state)
             follow(turns)
-            change = turns.change
+            changes.append(turns.change)
             names |= turns.names()
+        if wanted["every"]:
+            changes.append(_agree_after_loops)
+            names[_AGREE] = replicas.agree
         if place is not None:
             returning.go_on(saved, device)
             replicas.num_steps = wanted["resume"]["num_steps"]
         with vitals.counting(lambda: (replicas.num_steps, shares.num_samples)):
             try:
-                value = cells.run_cell(wanted["source"], wanted["file"], names, change)
+                value = cells.run_cell(wanted["source"], wanted["file"], names, *changes)
             except cells.CellFailed as failed:
                 failed.text += replicas.hint(failed.text)
                 raise
@@ -101,6 +107,20 @@ def train(
         payload += came
         fields["left"] = left | more
     return fields, payload
+
+
+def _agree_after_loops(tree: ast.Module) -> None:
+    """What follows a loop of the cell, an evaluation say, is to see what all ranks have come to."""
+    body: list[ast.stmt] = []
+    for statement in tree.body:
+        body.append(statement)
+        if isinstance(statement, ast.For | ast.While):
+            agree = ast.Assign(
+                [ast.Name(_AGREE + "s", ast.Store())], ast.Call(ast.Name(_AGREE, ast.Load()), [], [])
+            )
+            body.append(ast.copy_location(agree, statement))
+    tree.body = body
+    ast.fix_missing_locations(tree)
 
 
 def _replicas(wanted: dict[str, Any], vitals: Vitals) -> Replicas:
