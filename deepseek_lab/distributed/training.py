@@ -16,7 +16,7 @@ from deepseek_lab.base.ranks import RankAnswer
 from deepseek_lab.distributed.checkpoint import Checkpoint
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.request import Request, Saved
-from deepseek_lab.distributed.travel import Luggage
+from deepseek_lab.processes.travel import Luggage
 
 SAVE_S = 30.0
 EVERY = {"local": 8, "diloco": 32}

@@ -15,7 +15,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deepseek_lab.base.errors import UsageError
 from deepseek_lab.base.settings import settings
-from deepseek_lab.distributed import travel
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.scaling import record
 from deepseek_lab.distributed.scaling.buckets import CAP_BYTES, assign
@@ -26,6 +25,7 @@ from deepseek_lab.distributed.scaling.predict import Compute, Setting, buckets_o
 from deepseek_lab.distributed.scaling.step import Host, Job, Phase, even, simulate
 from deepseek_lab.distributed.scaling.ways import BY_NAME, WAYS, Arithmetic, Bucket, Stages, Way
 from deepseek_lab.distributed.scaling.work import UPDATE_BYTES, Rates, work_out
+from deepseek_lab.processes import travel
 
 LINK = Link(100.0, 0.0)
 EMPTY = Job(0.0, ())

@@ -20,11 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.distributed.travel import Returning
 from deepseek_lab.distributed.worker.choice import Choice
 from deepseek_lab.distributed.worker.exchange import Exchange
 from deepseek_lab.distributed.worker.local_steps import LocalSteps
 from deepseek_lab.distributed.worker.vitals import Waits
+from deepseek_lab.processes.travel import Returning
 
 
 class Replicas:

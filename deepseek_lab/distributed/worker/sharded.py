@@ -29,12 +29,12 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.distributed.travel import Returning
 from deepseek_lab.distributed.worker import shards
 from deepseek_lab.distributed.worker.dress import Dress, attributes
 from deepseek_lab.distributed.worker.replicas import Replicas
 from deepseek_lab.distributed.worker.stand_ins import StandIn, alive, replace
 from deepseek_lab.distributed.worker.units import require, units
+from deepseek_lab.processes.travel import Returning
 
 _SHARDS = (
     "While the cell runs, parameters are shards (DTensor), which go together with other tensors only in the forward of "

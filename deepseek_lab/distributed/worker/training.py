@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from deepseek_lab.distributed.channel import Message
-from deepseek_lab.distributed.travel import Returning
-from deepseek_lab.distributed.worker import cells
 from deepseek_lab.distributed.worker.loaders import Shares
 from deepseek_lab.distributed.worker.replicas import Replicas
 from deepseek_lab.distributed.worker.turns import Place, Turns
 from deepseek_lab.distributed.worker.vitals import Vitals
+from deepseek_lab.processes import cells
+from deepseek_lab.processes.travel import Returning
 
 _AGREE = "__deepseek_agree__"
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from deepseek_lab.distributed import folder
 from deepseek_lab.distributed.channel import Connection, Message, connect
-from deepseek_lab.distributed.worker import cells
+from deepseek_lab.distributed.worker import place as places
 from deepseek_lab.distributed.worker.group import Group
 from deepseek_lab.distributed.worker.network import interface, local_address
-from deepseek_lab.distributed.worker.output import Output
+from deepseek_lab.processes import cells
+from deepseek_lab.processes.output import Output
 
 if TYPE_CHECKING:
     from deepseek_lab.distributed.worker.turns import Turns
@@ -146,7 +147,7 @@ class Worker:
         return {"device": device}, []
 
     def _do_run(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
-        from deepseek_lab.distributed import travel
+        from deepseek_lab.processes import travel
 
         if message.payload:
             self.names |= travel.unpack(message.payload, self.names).value
@@ -222,7 +223,7 @@ class Worker:
         frame: FrameType | None = None
         if self._main_thread.ident is not None and request is not None:
             frame = sys._current_frames().get(self._main_thread.ident)
-        place = {"request": request, **cells.place(frame, self._file)}
+        place = {"request": request, **places.place(frame, self._file)}
         del frame
         if place != self._place or now - self._beat_at_s > _BEAT_S:
             self._place, self._beat_at_s = place, now

@@ -60,7 +60,8 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     """Run a cell on ranks."""
     command = plan.command
     need()
-    from deepseek_lab.distributed import ranks, travel
+    from deepseek_lab.distributed import ranks
+    from deepseek_lab.processes import travel
 
     running = ranks.needed()
     numbers = _numbers(command.operands) if command.operands else list(range(len(running)))

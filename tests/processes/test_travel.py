@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.distributed.travel import Luggage, Returning, pack, unpack
+from deepseek_lab.processes.travel import Luggage, Returning, pack, unpack
 from tests.distributed.cells import notebook
 
 KINDS = {

@@ -1,4 +1,4 @@
-"""What a rank prints, on its way to the notebook."""
+"""What another process prints, on its way to the notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Output:
-    """Both streams of a rank, in the order in which it wrote to them."""
+    """Both streams of a process, in the order in which it wrote to them."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, str]] = []
@@ -31,7 +31,7 @@ class Output:
 
 
 class Stream(io.TextIOBase):
-    """``sys.stdout`` or ``sys.stderr`` of a rank."""
+    """``sys.stdout`` or ``sys.stderr`` of a process."""
 
     encoding = "utf-8"
 

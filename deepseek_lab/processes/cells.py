@@ -1,4 +1,4 @@
-"""Cells on a rank: run with the names of its ``__main__``, errors told without a frame of ours."""
+"""Cells in another process: run with the names of its ``__main__``, errors told without a frame of ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import linecache
 import traceback
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 _MOST_TEXT = 10_000
@@ -79,26 +78,3 @@ def describe(error: BaseException, file: str) -> str:
 def _line_of(error: BaseException, file: str) -> int | None:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return lines[-1] if lines else None
-
-
-def place(frame: FrameType | None, file: str) -> dict[str, Any]:
-    """Where a thread is: the line of the cell, and the function that is innermost."""
-    where: dict[str, Any] = {}
-    while frame is not None:
-        code = frame.f_code
-        if code.co_filename.endswith(
-            "distributed/worker/store.py"
-        ):  # asks the notebook, for whoever called it
-            where["waits"] = True
-        elif "function" not in where:
-            where["function"] = code.co_name
-            where["waits"] = (
-                "waits" in where
-                or "torch/distributed" in code.co_filename
-                or code.co_name == "_engine_run_backward"
-            )
-        if code.co_filename == file:
-            where["line"] = frame.f_lineno
-            break
-        frame = frame.f_back
-    return where

@@ -1,4 +1,4 @@
-"""Objects of a notebook on their way to its ranks and back.
+"""Objects of a notebook on their way to other processes and back.
 
 Functions and classes of the notebook travel by value (cloudpickle) and find their globals in the ``__main__`` of the
 other side. The values of tensors travel beside the pickle, each storage once, so that views and tied weights stay
@@ -248,7 +248,7 @@ class Luggage:
         self._objects: list[Any] = []
 
     def pack(self) -> list[Any]:
-        """For the ranks.
+        """For the other processes.
 
         Raises:
             TargetError: one of them cannot travel; its name is in the message.
@@ -261,11 +261,11 @@ class Luggage:
                     pack(value, self._names)
                 except Exception as why:
                     raise TargetError(
-                        f"{name}, which the cell uses, is a {type(value).__name__} that cannot be sent to the ranks "
-                        f"({type(why).__name__}: {why})",
+                        f"{name}, which the cell uses, is a {type(value).__name__} that cannot be sent to another "
+                        f"process ({type(why).__name__}: {why})",
                         hint=f"make {name} in the cell itself",
                     ) from None
-            raise TargetError(f"what the cell uses cannot be sent to the ranks ({error})") from None
+            raise TargetError(f"what the cell uses cannot be sent to another process ({error})") from None
 
     @property
     def kinds(self) -> list[str]:

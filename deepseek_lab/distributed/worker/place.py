@@ -1,0 +1,29 @@
+"""Where a rank is in its cell."""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any
+
+
+def place(frame: FrameType | None, file: str) -> dict[str, Any]:
+    """Where a thread is: the line of the cell, and the function that is innermost."""
+    where: dict[str, Any] = {}
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.endswith(
+            "distributed/worker/store.py"
+        ):  # asks the notebook, for whoever called it
+            where["waits"] = True
+        elif "function" not in where:
+            where["function"] = code.co_name
+            where["waits"] = (
+                "waits" in where
+                or "torch/distributed" in code.co_filename
+                or code.co_name == "_engine_run_backward"
+            )
+        if code.co_filename == file:
+            where["line"] = frame.f_lineno
+            break
+        frame = frame.f_back
+    return where
