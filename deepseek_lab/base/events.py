@@ -291,6 +291,127 @@ class RanksSeen(Event):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchStarted(Event):
+    """A search over the ranges that stand in a cell began."""
+
+    study: str
+    metrics: tuple[str, ...]
+    directions: tuple[str, ...]
+    """``min`` or ``max``, for each metric."""
+    num_trials: int | None
+    """Configurations at most."""
+    limit_s: float | None
+    num_workers: int
+    sampler: str
+    num_found: int = 0
+    """Trials that the study had already."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpaceFound(Event):
+    """A range stands in the cell."""
+
+    name: str
+    space: str
+    """``log``, ``uniform``, ``integer``, ``log-integer`` or ``choice``."""
+    low: float = 0.0
+    high: float = 0.0
+    labels: tuple[str, ...] = ()
+    default: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialBegan(Event):
+    """A trial runs. Its values are chosen as it asks for them and come when it has ended."""
+
+    trial: int
+    """Counted by this run."""
+    config: str
+    """Names the values: trials of the same ones, smaller or with other seeds, share it."""
+    purpose: str
+    """``defaults``, ``search`` or ``repeat``."""
+    cost: float
+    """Of a whole trial, the part that this one is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialReported(Event):
+    """A trial has come so far."""
+
+    trial: int
+    step: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialEnded(Event):
+    """A trial is over."""
+
+    trial: int
+    config: str
+    purpose: str
+    cost: float
+    status: str
+    """``complete``, ``stopped`` (hopeless) or ``failed``."""
+    numbers: dict[str, float]
+    """Values by name, of ranges of numbers."""
+    labels: dict[str, str]
+    """Values by name, of choices."""
+    values: tuple[float, ...] = ()
+    """Of the metrics."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """Steps and what was reported there."""
+    seconds: float = 0.0
+    error: str = ""
+    allowed: bool = True
+    """Whether its constraints are met."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """How well small trials tell what whole ones give."""
+
+    cost: float
+    """Of a whole trial, the part that the small ones are."""
+    correlation: float
+    """Spearman's rank correlation."""
+    num: int
+    """Configurations that ran as both."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchJudged(Event):
+    """What is known of the search as a whole; each word replaces the one before."""
+
+    ranks: tuple[Rank, ...] = ()
+    importances: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Share of the metric's variance that each range explains (PED-ANOVA, arXiv 2304.10255)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """A configuration beside the defaults, on the same fresh seeds."""
+
+    config: str
+    defaults: tuple[float, ...]
+    """What the defaults gave, by seed."""
+    found: tuple[float, ...]
+    difference: float
+    """Mean of the differences by seed."""
+    ci95: tuple[float, float] | None
+    """Student's interval of that mean; None with fewer than 2 seeds."""
+    unseen: bool
+    """Whether it was measured on data that the search never saw."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchCompared(Event):
+    """The best configuration was run beside the defaults."""
+
+    compared: Compared
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CellProfiled(Event):
     """A cell or a statement has run while it was measured."""
 

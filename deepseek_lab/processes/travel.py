@@ -175,6 +175,19 @@ def pack(
     return [file.getvalue(), *(_bytes(storage) for storage in pickler.storages)]
 
 
+def unsendable(
+    values: Mapping[str, Any], names: Mapping[str, Any], known: Mapping[int, int] | None = None
+) -> dict[str, str]:
+    """Why some of the values cannot be packed, by name."""
+    left: dict[str, str] = {}
+    for name, value in values.items():
+        try:
+            pack(value, names, known=known)
+        except Exception as error:
+            left[name] = f"{type(error).__name__}: {error}"
+    return left
+
+
 def tensors(value: Any, names: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that :func:`pack` would take along, in the order in which it meets them.
 
@@ -219,6 +232,7 @@ def unpack(
     *,
     own: Mapping[int, Any] | None = None,
     device: str = "cpu",
+    copy: bool = True,
 ) -> Unpacked:
     """What :func:`pack` made, again; only for bytes of somebody who has proven the key of the connection.
 
@@ -227,9 +241,10 @@ def unpack(
         names: The ``__main__`` in which functions are to find their globals.
         own: Objects by label, that the value may refer to.
         device: Where tensors go that were on a GPU.
+        copy: Whether the values of tensors are copied; else they stand in the payload, which can be written to.
     """
     storages = [
-        torch.frombuffer(bytearray(one), dtype=torch.uint8).untyped_storage()
+        torch.frombuffer(bytearray(one) if copy else one, dtype=torch.uint8).untyped_storage()
         if len(one)
         else torch.UntypedStorage(0)
         for one in payload[1:]
@@ -384,7 +399,7 @@ class Returning:
         try:
             return pack({"tensors": tensors, "states": states, "names": values}, self._names, known=known), {}
         except Exception:
-            left = self._left(values, known)
+            left = unsendable(values, self._names, known)
         values = {name: value for name, value in values.items() if name not in left}
         return pack({"tensors": tensors, "states": states, "names": values}, self._names, known=known), left
 
@@ -401,16 +416,6 @@ class Returning:
         came = unpack(payload, self._names, own=self._labelled, device=device).value
         _write(came, self._labelled)
         self._names |= came["names"]
-
-    def _left(self, values: Mapping[str, Any], known: Mapping[int, int]) -> dict[str, str]:
-        """Why some of the values cannot be sent, by name."""
-        left: dict[str, str] = {}
-        for name, value in values.items():
-            try:
-                pack(value, self._names, known=known)
-            except Exception as error:
-                left[name] = f"{type(error).__name__}: {error}"
-        return left
 
     def _changed(self, label: int, one: Tensor) -> bool:
         if isinstance(one, torch.nn.Parameter) or one._version != self._versions[label]:

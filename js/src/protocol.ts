@@ -49,6 +49,23 @@ export interface RankVitals {
   readonly link_bytes_per_s: number | null;
 }
 
+/** How well small trials tell what whole ones give. */
+export interface Rank {
+  readonly cost: number;
+  readonly correlation: number;
+  readonly num: number;
+}
+
+/** A configuration beside the defaults, on the same fresh seeds. */
+export interface Compared {
+  readonly config: string;
+  readonly defaults: readonly number[];
+  readonly found: readonly number[];
+  readonly difference: number;
+  readonly ci95: readonly [number, number] | null;
+  readonly unseen: boolean;
+}
+
 /** One line of the user's, in the cell or in another cell or file that it called. */
 export interface LineCost {
   readonly file: string;
@@ -339,6 +356,91 @@ export interface RanksSeen {
   readonly ranks: readonly RankVitals[];
 }
 
+/** A search over the ranges that stand in a cell began. */
+export interface SearchStarted {
+  readonly kind: "search_started";
+  readonly run: string;
+  readonly at_s: number;
+  readonly study: string;
+  readonly metrics: readonly string[];
+  readonly directions: readonly string[];
+  readonly num_trials: number | null;
+  readonly limit_s: number | null;
+  readonly num_workers: number;
+  readonly sampler: string;
+  readonly num_found: number;
+}
+
+/** A range stands in the cell. */
+export interface SpaceFound {
+  readonly kind: "space_found";
+  readonly run: string;
+  readonly at_s: number;
+  readonly name: string;
+  readonly space: string;
+  readonly low: number;
+  readonly high: number;
+  readonly labels: readonly string[];
+  readonly default: string;
+}
+
+/** A trial runs. Its values are chosen as it asks for them and come when it has ended. */
+export interface TrialBegan {
+  readonly kind: "trial_began";
+  readonly run: string;
+  readonly at_s: number;
+  readonly trial: number;
+  readonly config: string;
+  readonly purpose: string;
+  readonly cost: number;
+}
+
+/** A trial has come so far. */
+export interface TrialReported {
+  readonly kind: "trial_reported";
+  readonly run: string;
+  readonly at_s: number;
+  readonly trial: number;
+  readonly step: number;
+  readonly value: number;
+}
+
+/** A trial is over. */
+export interface TrialEnded {
+  readonly kind: "trial_ended";
+  readonly run: string;
+  readonly at_s: number;
+  readonly trial: number;
+  readonly config: string;
+  readonly purpose: string;
+  readonly cost: number;
+  readonly status: string;
+  readonly numbers: Readonly<Record<string, number>>;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly values: readonly number[];
+  readonly curve: readonly readonly [number, number][];
+  readonly seconds: number;
+  readonly error: string;
+  readonly allowed: boolean;
+}
+
+/** What is known of the search as a whole; each word replaces the one before. */
+export interface SearchJudged {
+  readonly kind: "search_judged";
+  readonly run: string;
+  readonly at_s: number;
+  readonly ranks: readonly Rank[];
+  readonly importances: Readonly<Record<string, number>>;
+}
+
+/** The best configuration was run beside the defaults. */
+export interface SearchCompared {
+  readonly kind: "search_compared";
+  readonly run: string;
+  readonly at_s: number;
+  readonly compared: Compared;
+}
+
 /** A cell or a statement has run while it was measured. */
 export interface CellProfiled {
   readonly kind: "cell_profiled";
@@ -381,6 +483,13 @@ export type AnyEvent =
   | Progressed
   | Measured
   | RanksSeen
+  | SearchStarted
+  | SpaceFound
+  | TrialBegan
+  | TrialReported
+  | TrialEnded
+  | SearchJudged
+  | SearchCompared
   | CellProfiled
   | Noted
   | RunEnded;
@@ -729,6 +838,141 @@ export const SHAPES: Readonly<Record<AnyEvent["kind"], Readonly<Record<string, S
           ]
         }
       ]
+    ]
+  },
+  "search_started": {
+    "run": "string",
+    "at_s": "number",
+    "study": "string",
+    "metrics": [
+      "list",
+      "string"
+    ],
+    "directions": [
+      "list",
+      "string"
+    ],
+    "num_trials": [
+      "optional",
+      "number"
+    ],
+    "limit_s": [
+      "optional",
+      "number"
+    ],
+    "num_workers": "number",
+    "sampler": "string",
+    "num_found": "number"
+  },
+  "space_found": {
+    "run": "string",
+    "at_s": "number",
+    "name": "string",
+    "space": "string",
+    "low": "number",
+    "high": "number",
+    "labels": [
+      "list",
+      "string"
+    ],
+    "default": "string"
+  },
+  "trial_began": {
+    "run": "string",
+    "at_s": "number",
+    "trial": "number",
+    "config": "string",
+    "purpose": "string",
+    "cost": "number"
+  },
+  "trial_reported": {
+    "run": "string",
+    "at_s": "number",
+    "trial": "number",
+    "step": "number",
+    "value": "number"
+  },
+  "trial_ended": {
+    "run": "string",
+    "at_s": "number",
+    "trial": "number",
+    "config": "string",
+    "purpose": "string",
+    "cost": "number",
+    "status": "string",
+    "numbers": [
+      "map",
+      "number"
+    ],
+    "labels": [
+      "map",
+      "string"
+    ],
+    "values": [
+      "list",
+      "number"
+    ],
+    "curve": [
+      "list",
+      [
+        "tuple",
+        [
+          "number",
+          "number"
+        ]
+      ]
+    ],
+    "seconds": "number",
+    "error": "string",
+    "allowed": "boolean"
+  },
+  "search_judged": {
+    "run": "string",
+    "at_s": "number",
+    "ranks": [
+      "list",
+      [
+        "record",
+        {
+          "cost": "number",
+          "correlation": "number",
+          "num": "number"
+        }
+      ]
+    ],
+    "importances": [
+      "map",
+      "number"
+    ]
+  },
+  "search_compared": {
+    "run": "string",
+    "at_s": "number",
+    "compared": [
+      "record",
+      {
+        "config": "string",
+        "defaults": [
+          "list",
+          "number"
+        ],
+        "found": [
+          "list",
+          "number"
+        ],
+        "difference": "number",
+        "ci95": [
+          "optional",
+          [
+            "tuple",
+            [
+              "number",
+              "number"
+            ]
+          ]
+        ],
+        "unseen": "boolean"
+      }
     ]
   },
   "cell_profiled": {

@@ -1,0 +1,235 @@
+"""Optuna's samplers, told what the schedule thinks of each configuration.
+
+A sampler sees a study of its own in memory: the best and the latest configurations, each with one value. So its cost
+does not grow with the number of trials, and small trials and whole ones can be put in one order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from deepseek_lab.base.errors import MissingPackageError
+from deepseek_lab.hpo.record import distribution
+from deepseek_lab.hpo.spaces import Plain, Space
+
+SAMPLERS = ("tpe", "gp", "cmaes", "random")
+DEAR_S = 5.0
+"""A trial that takes longer is worth a Gaussian process, whose choice takes a quarter of a second."""
+MAX_GP = 200
+_MOST, _BEST, _LATEST = 400, 100, 200
+_STARTS = 10
+"""Configurations at random before the sampler has enough to go by."""
+_VIOLATION = "violation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A configuration as a sampler sees it."""
+
+    config: str
+    params: dict[str, Plain]
+    values: tuple[float, ...] | None
+    """None for one that failed."""
+    violation: float = 0.0
+    """By how much it breaks its constraints; 0 where it meets them."""
+
+
+class Draw:
+    """A configuration that is being chosen, value by value."""
+
+    def __init__(self, config: str, study: optuna.Study) -> None:
+        self.config, self.study = config, study
+        self.trial = study.ask()
+        self.params: dict[str, Plain] = {}
+
+    def suggest(self, name: str, space: Space) -> Plain:
+        """A value for one name."""
+        if name not in self.params:
+            self.params[name] = self._suggest(name, space)
+        return self.params[name]
+
+    def _suggest(self, name: str, space: Space) -> Plain:
+        match space.kind:
+            case "log" | "uniform":
+                log, step = space.kind == "log", space.step or None
+                return self.trial.suggest_float(name, space.low, space.high, step=step, log=log)
+            case "integer" | "log-integer":
+                log, whole = space.kind == "log-integer", int(space.step)
+                return self.trial.suggest_int(name, int(space.low), int(space.high), step=whole, log=log)
+            case _:
+                return self.trial.suggest_categorical(name, space.labels)
+
+
+class Sampling:
+    """A sampler and what it goes by.
+
+    Args:
+        name: One of :data:`SAMPLERS`.
+        seed: Of its choices.
+        directions: ``min`` or ``max`` for each value.
+    """
+
+    def __init__(self, name: str, seed: int, directions: Sequence[str]) -> None:
+        self.name = name
+        self._directions = ["maximize" if one == "max" else "minimize" for one in directions]
+        self._total = 0
+        self._sampler = self._made(name, seed)
+        self._spaces: dict[str, Space] = {}
+        self._known: dict[str, Judged] = {}
+        self._running: dict[str, Draw] = {}
+        self._places: dict[str, int] = {}
+        """Trials that stand for running ones, which were drawn from a study that was put aside."""
+        self._study = self._new_study()
+
+    def _made(self, name: str, seed: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            match name:
+                case "tpe":
+                    return optuna.samplers.TPESampler(
+                        n_startup_trials=_STARTS,
+                        multivariate=True,
+                        group=True,
+                        constant_liar=True,
+                        gamma=lambda _: min(math.ceil(0.1 * self._total), 25),
+                        constraints_func=_violations,
+                        seed=seed,
+                    )
+                case "gp":
+                    return optuna.samplers.GPSampler(
+                        seed=seed, n_startup_trials=_STARTS, constraints_func=_violations
+                    )
+                case "cmaes":
+                    try:
+                        import cmaes  # noqa: F401
+                    except ImportError:
+                        raise MissingPackageError(
+                            "cmaes", extra="hpo", needed_for="--sampler cmaes"
+                        ) from None
+                    return optuna.samplers.CmaEsSampler(seed=seed)
+                case _:
+                    return optuna.samplers.RandomSampler(seed=seed)
+
+    def _new_study(self) -> optuna.Study:
+        return optuna.create_study(
+            storage=optuna.storages.InMemoryStorage(), directions=self._directions, sampler=self._sampler
+        )
+
+    def draw(self, config: str) -> Draw:
+        """Begin to choose a configuration."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            made = Draw(config, self._study)
+        self._running[config] = made
+        return made
+
+    def judge(self, found: Sequence[Judged], spaces: dict[str, Space]) -> None:
+        """Take up what is thought of all configurations that have ended, in the order in which they came."""
+        self._spaces = spaces
+        self._total = len(found)
+        fresh = [one for one in found if one.config not in self._known]
+        changed = any(self._known[one.config] != one for one in found if one.config in self._known)
+        self._known = {one.config: one for one in found}
+        many = len(self._study.get_trials(deepcopy=False)) > _MOST
+        if (changed or many) and self.name != "cmaes":
+            self._rebuild(found)
+            return
+        for one in fresh:
+            draw = self._running.pop(one.config, None)
+            if draw is not None and draw.study is self._study:
+                self._tell(draw, one)
+            else:
+                self._clear(one.config)
+                self._study.add_trial(self._frozen(one))
+
+    def _tell(self, draw: Draw, one: Judged) -> None:
+        draw.trial.set_user_attr(_VIOLATION, one.violation)
+        if one.values is None:
+            self._study.tell(draw.trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(draw.trial, list(one.values))
+
+    def forget(self, config: str) -> None:
+        """A configuration that was drawn will not be judged."""
+        draw = self._running.pop(config, None)
+        if draw is not None and draw.study is self._study:
+            self._study.tell(draw.trial, state=TrialState.FAIL)
+        self._clear(config)
+
+    def _clear(self, config: str) -> None:
+        if config in self._places:
+            self._study.tell(self._places.pop(config), state=TrialState.FAIL)
+
+    def importances(self) -> dict[str, float]:
+        """Share of the variance of what it is told that each range explains (PED-ANOVA, arXiv 2304.10255)."""
+        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(done) < _STARTS:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = optuna.importance.get_param_importances(
+                    self._study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+                )
+            except (ValueError, RuntimeError):  # all are equal, or no range is in all trials
+                return {}
+        return {name: float(one) for name, one in found.items() if math.isfinite(one)}
+
+    def _rebuild(self, found: Sequence[Judged]) -> None:
+        for one in found:
+            self._running.pop(one.config, None)
+        self._study = self._new_study()
+        kept = [one for one in found if one.values is not None]
+        if len(kept) > _BEST + _LATEST:
+            best = self._best(kept)
+            latest = {one.config for one in kept[-_LATEST:]}
+            kept = [one for one in kept if one.config in latest or one.config in best]
+        self._study.add_trials([self._frozen(one) for one in kept])
+        self._places = {}
+        for draw in self._running.values():
+            self._places[draw.config] = len(self._study.get_trials(deepcopy=False))
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=draw.params,
+                    distributions={name: distribution(self._spaces[name]) for name in draw.params},
+                )
+            )
+
+    def _best(self, kept: Sequence[Judged]) -> set[str]:
+        if len(self._directions) > 1:
+            return set()
+        sign = -1.0 if self._directions[0] == "maximize" else 1.0
+        order = sorted(kept, key=lambda one: (one.violation, sign * (one.values or (math.inf,))[0]))
+        return {one.config for one in order[:_BEST]}
+
+    def _frozen(self, one: Judged) -> FrozenTrial:
+        return create_trial(
+            state=TrialState.FAIL if one.values is None else TrialState.COMPLETE,
+            values=None if one.values is None else list(one.values),
+            params=one.params,
+            distributions={name: distribution(self._spaces[name]) for name in one.params},
+            user_attrs={_VIOLATION: one.violation},
+            system_attrs={"constraints": [one.violation]},
+        )
+
+
+def _violations(trial: FrozenTrial) -> tuple[float, ...]:
+    return (float(trial.user_attrs.get(_VIOLATION, 0.0)),)
+
+
+def suits(small_s: float, num_trials: int | None, spaces: dict[str, Space]) -> str:
+    """The sampler for trials that take so long each.
+
+    Trees of Parzen estimators (arXiv 2304.11127) where trials are cheap or many or ranges depend on each other, a
+    Gaussian process where each is dear.
+    """
+    dear = small_s > DEAR_S and (num_trials or MAX_GP + 1) <= MAX_GP
+    return "gp" if dear and 0 < len(spaces) <= 20 else "tpe"

@@ -1,0 +1,685 @@
+"""A search: small trials, of which the best go on, whole ones, and the best few beside the defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from deepseek_lab.base import events as ev
+from deepseek_lab.base.errors import DeepseekError
+from deepseek_lab.base.search import SearchReport
+from deepseek_lab.hpo.judge import beside
+from deepseek_lab.hpo.ladder import WHOLE, Ladder, Rung, rungs
+from deepseek_lab.hpo.record import Entry, Record, StudyChanged, new_config
+from deepseek_lab.hpo.sampling import Draw, Judged, Sampling, suits
+from deepseek_lab.hpo.spaces import Plain, Space
+from deepseek_lab.hpo.trial import Job, Outcome
+from deepseek_lab.hpo.workers import Task, Workers, workers
+from deepseek_lab.processes.sealed import Sealed
+
+FEW = 3
+"""Configurations that are run again with fresh seeds."""
+_MIN_CURVES = 5
+"""Whole trials before one is stopped for being worse than half of them."""
+_RESERVED = 1 / 3
+"""Of the time, at most this much is kept for the final comparison."""
+_TELL_S = 0.25
+"""Shortest time between two words on what one trial has reached."""
+_LOOK_S = 0.5
+_JUDGE_S = 10.0
+
+
+class CellFails(DeepseekError):
+    """The cell does not run with its own defaults; ``text`` is its traceback."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a search is to do.
+
+    With neither ``trials`` nor ``limit_s``, :data:`TRIALS` configurations are tried.
+    """
+
+    metrics: tuple[str, ...]
+    directions: tuple[str, ...]
+    final: str | None = None
+    trials: int | None = None
+    limit_s: float | None = None
+    workers: int = 1
+    sampler: str = "auto"
+    schedule: str = "auto"
+    """``ladder``, ``whole`` (no small trials), or ``auto``: the ladder where the cell can be made small."""
+    seed: int = 0
+    repeats: int = 3
+    timeout_s: float | None = None
+    changed: bool = False
+    """Whether the study was made with another cell, whose trials are kept."""
+
+
+TRIALS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What the cell made in the trial that was best."""
+
+    payload: list[Any]
+    left: dict[str, str]
+    """Why names could not be sent."""
+    params: dict[str, Plain]
+
+
+class Search:
+    """One run of a search.
+
+    Args:
+        task: The cell.
+        sealed: What it begins with.
+        options: What to do.
+        record: Where trials are kept.
+        log: Told of everything.
+        run: Name of this run in the log.
+    """
+
+    def __init__(
+        self, task: Task, sealed: Sealed, options: Options, record: Record, log: ev.EventLog, run: str = ""
+    ) -> None:
+        self._task, self._sealed, self._options = task, sealed, options
+        self._record, self._log = record, log
+        self.run_id = run or uuid.uuid4().hex[:12]
+        self.report = SearchReport()
+        self._largest = options.directions[0] == "max"
+        num = options.trials if options.trials or options.limit_s else TRIALS
+        self._ladder = Ladder((WHOLE,), self._largest, num)
+        self._sampling = Sampling(self._first_sampler(), options.seed, self._sampled_directions())
+        self._numbers = itertools.count()
+        self._jobs: dict[int, _Running] = {}
+        self._entries: list[Entry] = []
+        self._own: set[tuple[str, float]] = set()
+        """Trials of this run, which are read again from the study."""
+        self._params: dict[str, dict[str, Plain]] = {}
+        self._told: set[str] = set()
+        self._told_s: dict[int, float] = {}
+        self._judged_s = 0.0
+        self._until_s = math.inf
+        self._known = False
+        """Whether the defaults have run, so that it is known how small the cell can be made."""
+        self._old_names: set[str] = set()
+        self._stop = threading.Event()
+        self._pruned: set[int] = set()
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """End the search soon; may be called from another thread. What has ended stays."""
+        self._stop.set()
+
+    def prune(self, trial: int) -> None:
+        """End a trial when it says how far it is the next time; may be called from another thread."""
+        with self._lock:
+            self._pruned.add(trial)
+
+    def _emit(self, event: ev.Event) -> None:
+        self.report.add(event)
+        self._log.emit(event)
+
+    def _note(self, text: str) -> None:
+        self._emit(ev.Noted(run=self.run_id, text=text))
+
+    # The whole of it.
+
+    def run(self) -> Kept | None:
+        """Search; returns what the cell made in the best trial, None where that was interrupted or there is none.
+
+        Raises:
+            CellFails: the cell does not run with its defaults.
+            StudyChanged: the study has other ranges.
+        """
+        options = self._options
+        began_s = time.monotonic()
+        found = self._record.news()
+        self._emit(
+            ev.SearchStarted(
+                run=self.run_id,
+                study=self._record.name,
+                metrics=options.metrics,
+                directions=options.directions,
+                num_trials=self._ladder._num,
+                limit_s=options.limit_s,
+                num_workers=options.workers,
+                sampler=options.sampler,
+                num_found=len(found),
+            )
+        )
+        self._old_names = set(self._record.spaces)
+        for entry in found:
+            self._take(entry)
+        if options.limit_s is not None:
+            self._until_s = began_s + options.limit_s
+        places = workers(self._task, self._sealed, self, options.workers, options.timeout_s)
+        reason = ""
+        try:
+            self._search(places)
+            if self._stop.is_set():
+                reason = "stopped"
+                return None
+            return self._compare(places)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+            return None
+        except BaseException as error:
+            reason = type(error).__name__
+            raise
+        finally:
+            places.close()
+            self._close(reason)
+
+    def _close(self, reason: str) -> None:
+        for number, running in list(self._jobs.items()):
+            self._emit(self._ended_event(number, running, Outcome("abandoned"), {}))
+        self._jobs.clear()
+        self._record.flush()
+        if self._record.failed:
+            self._note(
+                f"{len(self._record.unsaved)} trials could not be written to {self._record.where} "
+                f"({self._record.failed}); they are lost with this kernel"
+            )
+        self._judge(final=True)
+        self._emit(ev.RunEnded(run=self.run_id, reason=reason))
+
+    def _search(self, places: Workers) -> None:
+        """Until the schedule has nothing more to run."""
+        while not self._stop.is_set():
+            begun = False
+            while places.free() and self._begin_next(places):
+                begun = True
+            if not begun and not self._jobs:
+                return
+            self._hear(places)
+
+    def _hear(self, places: Workers) -> None:
+        for job, outcome in places.ended(_LOOK_S):
+            self._end(job, outcome)
+        for entry in self._record.news():
+            if (entry.config, entry.at_s) not in self._own:
+                self._take(entry)
+        self._judge()
+
+    # What runs next.
+
+    def _begin_next(self, places: Workers) -> bool:
+        options = self._options
+        if not self._known and "defaults" not in {one.purpose for one in self._jobs.values()}:
+            self._begin(places, "defaults", _DEFAULTS, self._ladder.top, None, rises=False)
+            return True
+        if not self._known and len(self._jobs) >= options.workers:
+            return False
+        if not self._ladder.closing and self._late(self._small_s()):
+            self._ladder.closing = True
+        step = self._ladder.next()
+        if step is None:
+            return False
+        rung = self._ladder.sizes[step.rung]
+        if step.config is not None:
+            if self._late(rung.cost * self._whole_s()):
+                return False
+            self._begin(places, "search", step.config, step.rung, None, rises=True)
+            return True
+        config = new_config()
+        self._begin(places, "search", config, step.rung, self._sampling.draw(config), rises=False)
+        return True
+
+    def _begin(
+        self, places: Workers, purpose: str, config: str, rung: int, draw: Draw | None, *, rises: bool
+    ) -> None:
+        size = self._ladder.sizes[rung]
+        if purpose == "defaults":
+            config = new_config()
+        job = Job(next(self._numbers), self._options.seed, size.turns, size.share)
+        self._ladder.begin(config, rung, rises=rises)
+        self._jobs[job.number] = _Running(
+            config, purpose, rung, size, draw, dict(self._params.get(config, {})), rises=rises
+        )
+        self._told_of(job.number)
+        places.begin(job)
+
+    def _told_of(self, number: int) -> None:
+        running = self._jobs[number]
+        self._emit(
+            ev.TrialBegan(
+                run=self.run_id,
+                trial=number,
+                config=running.config,
+                purpose=running.purpose,
+                cost=running.size.cost,
+            )
+        )
+
+    def _late(self, seconds: float) -> bool:
+        """Whether a trial of so many seconds would run into the time that the comparison needs."""
+        if math.isinf(self._until_s):
+            return False
+        options = self._options
+        limit_s = options.limit_s or math.inf
+        runs = options.repeats * (FEW + 1)
+        kept_s = min(_RESERVED * limit_s, math.ceil(runs / max(1, options.workers)) * self._whole_s())
+        return time.monotonic() + seconds > self._until_s - kept_s
+
+    def _whole_s(self) -> float:
+        times = [one.seconds for one in self._entries if one.whole and one.status == "complete"]
+        return statistics.median(times) if times else 0.0
+
+    def _small_s(self) -> float:
+        return self._ladder.sizes[0].cost * self._whole_s()
+
+    # What trials ask.
+
+    def ask(self, job: Job, name: str, space: Space) -> Plain:
+        """The value of a range in a trial."""
+        running = self._jobs[job.number]
+        known = self._record.known(name, space)
+        if known not in self._told:
+            self._told.add(known)
+            self._emit(
+                ev.SpaceFound(
+                    run=self.run_id,
+                    name=known,
+                    space=space.kind,
+                    low=space.low,
+                    high=space.high,
+                    labels=space.labels,
+                    default=str(space.default),
+                )
+            )
+        if known not in running.params:
+            if running.draw is not None:
+                running.params[known] = running.draw.suggest(known, space)
+            else:
+                running.params[known] = space.default
+        return running.params[known]
+
+    def report_to(self, number: int, step: int, value: float) -> bool:
+        """What a trial has reached; whether it may go on."""
+        running = self._jobs[number]
+        now = time.monotonic()
+        if now - self._told_s.get(number, 0.0) > _TELL_S:
+            self._told_s[number] = now
+            self._emit(ev.TrialReported(run=self.run_id, trial=number, step=step, value=value))
+        with self._lock:
+            if number in self._pruned:
+                return False
+        return running.purpose != "search" or not self._hopeless(running, step, value)
+
+    def report(self, job: Job, step: int, value: float) -> bool:
+        """For workers."""
+        return self.report_to(job.number, step, value)
+
+    def _hopeless(self, running: _Running, step: int, value: float) -> bool:
+        """Where trials all run whole: whether half of them were better at this step (the median rule)."""
+        if self._ladder.top or not step or len(self._options.metrics) > 1:
+            return False
+        there = [
+            dict(one.curve)[step]
+            for one in self._entries
+            if one.whole and one.status == "complete" and one.purpose != "repeat" and step in dict(one.curve)
+        ]
+        if len(there) < _MIN_CURVES:
+            return False
+        middle = statistics.median(there)
+        return value < middle if self._largest else value > middle
+
+    # What has become of them.
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        running = self._jobs.pop(job.number)
+        if running.purpose == "defaults" and outcome.status != "complete":
+            self._ladder.abandon(running.config)
+            self._emit(self._ended_event(job.number, running, outcome, running.params))
+            raise CellFails(outcome)
+        entry = Entry(
+            config=running.config,
+            purpose=running.purpose,
+            params=running.params,
+            status="failed" if outcome.status == "interrupted" else outcome.status,
+            values=tuple(outcome.values),
+            final=outcome.final,
+            curve=tuple(outcome.curve),
+            constraints=tuple(outcome.constraints),
+            turns=running.size.turns,
+            share=running.size.share,
+            rung=running.rung,
+            rose=running.rises,
+            unseen=job.final,
+            num_turns=outcome.num_turns,
+            loads=outcome.loads,
+            halves=outcome.halves,
+            seed=job.seed,
+            seconds=outcome.seconds,
+            error=outcome.error,
+            text=(outcome.text + ("\n" + outcome.printed if outcome.printed else ""))[-8_000:],
+            line=outcome.line,
+        )
+        self._emit(self._ended_event(job.number, running, outcome, running.params))
+        if running.purpose == "defaults" and self._options.changed:
+            self._check_ranges(running)
+        self._own.add((entry.config, entry.at_s))
+        self._record.add(entry)
+        self._take(entry)
+
+    def _check_ranges(self, running: _Running) -> None:
+        """Another cell may go on with a study only where its ranges are the same."""
+        if self._old_names and (other := set(running.params) - self._old_names):
+            raise StudyChanged(
+                f"study {self._record.name} has other ranges: {sorted(other)[0]} is new or has changed",
+                hint="--name with another name, or --on-change restart, which forgets its trials",
+            )
+
+    def _ended_event(
+        self, number: int, running: _Running, outcome: Outcome, params: dict[str, Plain]
+    ) -> ev.TrialEnded:
+        return ev.TrialEnded(
+            run=self.run_id,
+            trial=number,
+            config=running.config,
+            purpose=running.purpose,
+            cost=running.size.cost,
+            status=outcome.status,
+            numbers={name: float(one) for name, one in params.items() if not isinstance(one, str)},
+            labels={name: one for name, one in params.items() if isinstance(one, str)},
+            values=tuple(outcome.values),
+            curve=tuple(outcome.curve),
+            seconds=outcome.seconds,
+            error=outcome.error,
+            allowed=_violation(outcome.constraints) <= 0.0,
+        )
+
+    def _take(self, entry: Entry) -> None:
+        """Take up a trial that has ended, of this run, an earlier one, or another kernel."""
+        own = entry.number < 0
+        self._entries.append(entry)
+        self._params.setdefault(entry.config, entry.params)
+        if not own:
+            self._replay(entry)
+        if entry.purpose == "repeat":
+            return
+        if entry.purpose == "defaults" and entry.status == "complete" and not self._known:
+            self._found(entry)
+        self._ladder.end(entry.config, self._values(entry), _violation(entry.constraints))
+        if entry.rose:
+            one = self._ladder.configs[entry.config]
+            one.rose = max(one.rose, min(entry.rung, self._ladder.top))
+        self._sampling.judge(self._judged(), self._record.spaces)
+
+    def _replay(self, entry: Entry) -> None:
+        """Tell of a trial that another run has done."""
+        number = next(self._numbers)
+        running = _Running(
+            entry.config, entry.purpose, entry.rung, Rung(entry.turns, entry.share), None, entry.params
+        )
+        self._jobs[number] = running
+        self._told_of(number)
+        del self._jobs[number]
+        for name in entry.params:
+            if name not in self._told:
+                self._told.add(name)
+                space = self._record.spaces[name]
+                self._emit(
+                    ev.SpaceFound(
+                        run=self.run_id,
+                        name=name,
+                        space=space.kind,
+                        low=space.low,
+                        high=space.high,
+                        labels=space.labels,
+                    )
+                )
+        outcome = Outcome(
+            entry.status,
+            values=list(entry.values),
+            curve=list(entry.curve),
+            constraints=list(entry.constraints),
+            seconds=entry.seconds,
+            error=entry.error,
+        )
+        self._emit(self._ended_event(number, running, outcome, entry.params))
+
+    def _values(self, entry: Entry) -> dict[int, float | None]:
+        """What a trial says for the rungs of the ladder."""
+        if entry.status == "failed":
+            return {entry.rung: None}
+        found: dict[int, float | None] = {}
+        if entry.value is not None:
+            found[min(entry.rung, self._ladder.top)] = entry.value
+        if not entry.whole:
+            return found
+        curve = dict(entry.curve)
+        for rung, size in enumerate(self._ladder.sizes[:-1]):
+            step = math.ceil(size.turns * entry.num_turns - 1e-9) - 1
+            if size.share >= 1.0 and step in curve:
+                found[rung] = curve[step]
+        return {**found, self._ladder.top: entry.value}
+
+    def _found(self, entry: Entry) -> None:
+        """The defaults have run: how small the cell can be made is known, and so is what suits it."""
+        self._known = True
+        options = self._options
+        single = len(options.metrics) == 1
+        sizes = rungs(entry.num_turns, entry.loads) if single and options.schedule != "whole" else (WHOLE,)
+        if len(sizes) == 1 and single and options.schedule != "whole":
+            self._note(
+                "the cell has no loop whose turns assign the metric and loads no data of which a share can be taken, "
+                "so all trials run whole; ds.epochs(n) in its loop or ds.subset(data) make small ones possible"
+            )
+        old = self._ladder
+        self._ladder = Ladder(sizes, self._largest, old._num)
+        for one in old.configs.values():
+            if one.running is not None:
+                self._ladder.begin(one.name, self._ladder.top, rises=False)
+        for running in self._jobs.values():
+            running.rung = self._ladder.top
+        for earlier in self._entries[:-1]:
+            if earlier.purpose != "repeat":
+                self._ladder.end(earlier.config, self._values(earlier), _violation(earlier.constraints))
+        if options.sampler == "auto":
+            name = suits(self._ladder.sizes[0].cost * entry.seconds, self._ladder._num, self._record.spaces)
+            if name != self._sampling.name or self._sampled_directions() != self._directions:
+                self._sampling = self._made_sampling(name)
+        elif len(sizes) > 1:
+            self._sampling = self._made_sampling(options.sampler)
+
+    def _first_sampler(self) -> str:
+        return "tpe" if self._options.sampler == "auto" else self._options.sampler
+
+    def _made_sampling(self, name: str) -> Sampling:
+        return Sampling(name, self._options.seed, self._sampled_directions())
+
+    def _sampled_directions(self) -> tuple[str, ...]:
+        """Of what the sampler is told: places in an order where trials differ in size, else the metrics."""
+        self._directions = ("min",) if self._ladder.top else self._options.directions
+        return self._directions
+
+    def _judged(self) -> list[Judged]:
+        """All configurations as the sampler is to see them."""
+        if self._ladder.top:
+            order = self._ladder.order()
+            return [
+                Judged(name, self._params[name], (place,), self._ladder.configs[name].violation)
+                for name, place in order.items()
+            ]
+        found: dict[str, Judged] = {}
+        for entry in self._entries:
+            if entry.purpose == "repeat":
+                continue
+            values = entry.values if entry.status == "complete" else None
+            if values is None and entry.value is not None:
+                values = (entry.value,) * len(self._options.metrics)
+            found[entry.config] = Judged(entry.config, entry.params, values, _violation(entry.constraints))
+        return list(found.values())
+
+    def _judge(self, *, final: bool = False) -> None:
+        """Say now and then how well small trials tell what whole ones give, and what matters."""
+        now = time.monotonic()
+        if not final and now - self._judged_s < _JUDGE_S:
+            return
+        self._judged_s = now
+        ranks = []
+        for rung in range(self._ladder.top):
+            agreement = self._ladder.agreement(rung)
+            if agreement.num >= 3:
+                cost = self._ladder.sizes[rung].cost
+                ranks.append(ev.Rank(cost, agreement.correlation, agreement.num))
+                if agreement.poor and "poor" not in self._told:
+                    self._told.add("poor")
+                    self._note(
+                        f"trials of {cost:.0%} tell little about whole ones here (rank correlation "
+                        f"{agreement.correlation:.2f} over {agreement.num}), so more of them run whole"
+                    )
+        importances = self._sampling.importances() if len(self._options.metrics) == 1 else {}
+        self._emit(ev.SearchJudged(run=self.run_id, ranks=tuple(ranks), importances=importances))
+
+    # The best few beside the defaults.
+
+    def _compare(self, places: Workers) -> Kept | None:
+        """Run the best few and the defaults again with fresh seeds; keep what the best one made."""
+        options, report = self._options, self.report
+        if len(options.metrics) > 1 or options.repeats < 1 or report.defaults is None:
+            return None
+        defaults = next(
+            one for one in self._entries if one.purpose == "defaults" and one.status == "complete"
+        )
+        sign = -1.0 if self._largest else 1.0
+        whole = {
+            one.config: one
+            for one in self._entries
+            if one.whole
+            and one.status == "complete"
+            and one.purpose == "search"
+            and not _violation(one.constraints)
+        }
+        few = sorted(whole.values(), key=lambda one: sign * one.values[0])[:FEW]
+        seeds = [options.seed + 1_000 + index for index in range(options.repeats)]
+        runs = len(seeds) * (len(few) + (2 if defaults.halves else 1))
+        left_s = self._until_s - time.monotonic()
+        if math.ceil(runs / max(1, options.workers)) * self._whole_s() > left_s:
+            few = few[:1]
+        found = self._repeat(places, [defaults, *few], seeds)
+        best = self._winner(defaults, few, found)
+        unseen = defaults.halves or options.final is not None
+        if defaults.halves:
+            found = self._repeat(
+                places, [defaults, *([best] if best is not defaults else [])], seeds, unseen=True
+            )
+        if best is not defaults:
+            pairs = [
+                (self._final(found[defaults.config, seed]), self._final(found[best.config, seed]))
+                for seed in seeds
+                if (defaults.config, seed) in found and (best.config, seed) in found
+            ]
+            compared = beside(best.config, [pair for pair in pairs if None not in pair], unseen)  # type: ignore[misc]
+            if compared is not None:
+                self._emit(ev.SearchCompared(run=self.run_id, compared=compared))
+                self._record.say(compared=dataclasses.asdict(compared))
+        else:
+            self._note("no configuration was better than the defaults when both were run with fresh seeds")
+        self._record.say(best=best.config)
+        numbers = [
+            (one.values[0], number)
+            for (config, _), (one, number) in _numbered(found)
+            if config == best.config
+        ]
+        if not numbers:
+            return None
+        number = min(numbers, key=lambda pair: sign * pair[0])[1]
+        given = places.give(number)
+        return None if given is None else Kept(*given, dict(best.params))
+
+    def _winner(
+        self, defaults: Entry, few: Sequence[Entry], found: dict[tuple[str, int], _Repeated]
+    ) -> Entry:
+        """The best by what the search sees, over fresh seeds."""
+        sign = -1.0 if self._largest else 1.0
+        means: dict[str, float] = {}
+        for entry in [defaults, *few]:
+            values = [one.entry.values[0] for (config, _), one in found.items() if config == entry.config]
+            if values:
+                means[entry.config] = sign * statistics.mean(values)
+        there = [one for one in [defaults, *few] if one.config in means]
+        return min(there, key=lambda one: means[one.config]) if there else defaults
+
+    def _final(self, repeated: _Repeated) -> float | None:
+        entry = repeated.entry
+        if self._options.final is not None:
+            return entry.final
+        return entry.values[0] if entry.values else None
+
+    def _repeat(
+        self, places: Workers, entries: Sequence[Entry], seeds: Sequence[int], *, unseen: bool = False
+    ) -> dict[tuple[str, int], _Repeated]:
+        """Run configurations whole with these seeds, all with a seed before any with the next."""
+        left = [(entry, seed) for seed in seeds for entry in entries]
+        wanted = {(entry.config, seed) for entry, seed in left}
+        found: dict[tuple[str, int], _Repeated] = {}
+        running: dict[int, tuple[str, int]] = {}
+        while (left or running) and not self._stop.is_set():
+            while left and places.free():
+                entry, seed = left.pop(0)
+                job = Job(next(self._numbers), seed, final=unseen, keep=True)
+                self._jobs[job.number] = _Running(
+                    entry.config, "repeat", self._ladder.top, WHOLE, None, dict(entry.params)
+                )
+                self._told_of(job.number)
+                running[job.number] = (entry.config, seed)
+                places.begin(job)
+            for job, outcome in places.ended(_LOOK_S):
+                key = running.pop(job.number)
+                self._end(job, outcome)
+                if outcome.status == "complete" and key in wanted:
+                    found[key] = _Repeated(self._entries[-1], job.number)
+        return found
+
+    @property
+    def params(self) -> dict[str, dict[str, Plain]]:
+        """Values by configuration."""
+        return dict(self._params)
+
+
+_DEFAULTS = "defaults"
+
+
+@dataclasses.dataclass
+class _Running:
+    """A trial under way."""
+
+    config: str
+    purpose: str
+    rung: int
+    size: Rung
+    draw: Draw | None
+    params: dict[str, Plain]
+    rises: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeated:
+    """A repeat that came to its end, and the number that its process knows it by."""
+
+    entry: Entry
+    number: int
+
+
+def _numbered(found: dict[tuple[str, int], _Repeated]) -> list[tuple[tuple[str, int], tuple[Entry, int]]]:
+    return [(key, (one.entry, one.number)) for key, one in found.items()]
+
+
+def _violation(constraints: Sequence[float]) -> float:
+    return sum(max(0.0, one) for one in constraints)
