@@ -14,6 +14,17 @@ from deepseek_lab.base.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from deepseek_lab.engine.api import optimize, profile, wait
+    from deepseek_lab.hpo.spaces import (
+        choice,
+        constrain,
+        epochs,
+        integer,
+        log,
+        report,
+        subset,
+        uniform,
+        validation,
+    )
     from deepseek_lab.inspector.api import inspect
     from deepseek_lab.memory.accumulation.run import effective_batch
     from deepseek_lab.memory.run import memory_limit
@@ -22,15 +33,26 @@ if TYPE_CHECKING:
 __all__ = [
     "DeepseekError",
     "UsageError",
+    "choice",
+    "constrain",
     "effective_batch",
+    "epochs",
     "inspect",
+    "integer",
+    "log",
     "memory_limit",
     "optimize",
     "profile",
+    "report",
     "settings",
+    "subset",
     "track",
+    "uniform",
+    "validation",
     "wait",
 ]
+
+_SPACES = {"choice", "constrain", "epochs", "integer", "log", "report", "subset", "uniform", "validation"}
 
 
 def __getattr__(name: str) -> Any:
@@ -38,6 +60,10 @@ def __getattr__(name: str) -> Any:
         from deepseek_lab.engine import api
 
         return getattr(api, name)
+    if name in _SPACES:
+        from deepseek_lab.hpo import spaces
+
+        return getattr(spaces, name)
     if name == "inspect":
         from deepseek_lab.inspector.api import inspect
 

@@ -118,7 +118,7 @@ class Ladder:
     """
 
     def __init__(self, sizes: Sequence[Rung], largest: bool, num: int | None) -> None:
-        self.sizes, self._sign, self._num = tuple(sizes), -1.0 if largest else 1.0, num
+        self.sizes, self._sign, self.num = tuple(sizes), -1.0 if largest else 1.0, num
         self.configs: dict[str, Config] = {}
         self.closing = False
         """No new configurations any more: those that may still rise do."""
@@ -138,7 +138,7 @@ class Ladder:
         for rung in range(self.top - 1, -1, -1):
             if (found := self._rising(rung)) is not None:
                 return Step(found.name, rung + 1)
-        if not self.closing and (self._num is None or len(self.configs) < self._num):
+        if not self.closing and (self.num is None or len(self.configs) < self.num):
             return Step(None, 0)
         if self.num_running:
             return None

@@ -337,7 +337,7 @@ class Record:
             params=entry.params,
             distributions={name: distribution(self.spaces[name]) for name in entry.params},
             user_attrs={_ATTRIBUTE: facts},
-            system_attrs={"constraints": list(entry.constraints)} if entry.constraints else {},
+            constraints={str(index): one for index, one in enumerate(entry.constraints)} or None,
             intermediate_values=dict(entry.curve),
         )
         made.datetime_complete = dt.datetime.fromtimestamp(entry.at_s)

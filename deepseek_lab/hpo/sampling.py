@@ -79,7 +79,6 @@ class Sampling:
     def __init__(self, name: str, seed: int, directions: Sequence[str]) -> None:
         self.name = name
         self._directions = ["maximize" if one == "max" else "minimize" for one in directions]
-        self._total = 0
         self._sampler = self._made(name, seed)
         self._spaces: dict[str, Space] = {}
         self._known: dict[str, Judged] = {}
@@ -98,14 +97,10 @@ class Sampling:
                         multivariate=True,
                         group=True,
                         constant_liar=True,
-                        gamma=lambda _: min(math.ceil(0.1 * self._total), 25),
-                        constraints_func=_violations,
                         seed=seed,
                     )
                 case "gp":
-                    return optuna.samplers.GPSampler(
-                        seed=seed, n_startup_trials=_STARTS, constraints_func=_violations
-                    )
+                    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTS)
                 case "cmaes":
                     try:
                         import cmaes  # noqa: F401
@@ -133,7 +128,6 @@ class Sampling:
     def judge(self, found: Sequence[Judged], spaces: dict[str, Space]) -> None:
         """Take up what is thought of all configurations that have ended, in the order in which they came."""
         self._spaces = spaces
-        self._total = len(found)
         fresh = [one for one in found if one.config not in self._known]
         changed = any(self._known[one.config] != one for one in found if one.config in self._known)
         self._known = {one.config: one for one in found}
@@ -150,7 +144,7 @@ class Sampling:
                 self._study.add_trial(self._frozen(one))
 
     def _tell(self, draw: Draw, one: Judged) -> None:
-        draw.trial.set_user_attr(_VIOLATION, one.violation)
+        draw.trial.set_constraint(_VIOLATION, one.violation)
         if one.values is None:
             self._study.tell(draw.trial, state=TrialState.FAIL)
         else:
@@ -216,13 +210,8 @@ class Sampling:
             values=None if one.values is None else list(one.values),
             params=one.params,
             distributions={name: distribution(self._spaces[name]) for name in one.params},
-            user_attrs={_VIOLATION: one.violation},
-            system_attrs={"constraints": [one.violation]},
+            constraints={_VIOLATION: one.violation},
         )
-
-
-def _violations(trial: FrozenTrial) -> tuple[float, ...]:
-    return (float(trial.user_attrs.get(_VIOLATION, 0.0)),)
 
 
 def suits(small_s: float, num_trials: int | None, spaces: dict[str, Space]) -> str:

@@ -18,6 +18,7 @@ from deepseek_lab.base.search import SearchReport
 from deepseek_lab.hpo.judge import beside
 from deepseek_lab.hpo.ladder import WHOLE, Ladder, Rung, rungs
 from deepseek_lab.hpo.record import Entry, Record, StudyChanged, new_config
+from deepseek_lab.hpo.replay import ended_event, space_event
 from deepseek_lab.hpo.sampling import Draw, Judged, Sampling, suits
 from deepseek_lab.hpo.spaces import Plain, Space
 from deepseek_lab.hpo.trial import Job, Outcome
@@ -33,6 +34,7 @@ _RESERVED = 1 / 3
 _TELL_S = 0.25
 """Shortest time between two words on what one trial has reached."""
 _LOOK_S = 0.5
+_MOST_TEXT = 8_000
 _JUDGE_S = 10.0
 
 
@@ -98,11 +100,13 @@ class Search:
         self._task, self._sealed, self._options = task, sealed, options
         self._record, self._log = record, log
         self.run_id = run or uuid.uuid4().hex[:12]
-        self.report = SearchReport()
+        self.result = SearchReport()
+        """What is known so far."""
         self._largest = options.directions[0] == "max"
         num = options.trials if options.trials or options.limit_s else TRIALS
         self._ladder = Ladder((WHOLE,), self._largest, num)
-        self._sampling = Sampling(self._first_sampler(), options.seed, self._sampled_directions())
+        first = "tpe" if options.sampler == "auto" else options.sampler
+        self._sampling = Sampling(first, options.seed, options.directions)
         self._numbers = itertools.count()
         self._jobs: dict[int, _Running] = {}
         self._entries: list[Entry] = []
@@ -130,7 +134,7 @@ class Search:
             self._pruned.add(trial)
 
     def _emit(self, event: ev.Event) -> None:
-        self.report.add(event)
+        self.result.add(event)
         self._log.emit(event)
 
     def _note(self, text: str) -> None:
@@ -154,7 +158,7 @@ class Search:
                 study=self._record.name,
                 metrics=options.metrics,
                 directions=options.directions,
-                num_trials=self._ladder._num,
+                num_trials=self._ladder.num,
                 limit_s=options.limit_s,
                 num_workers=options.workers,
                 sampler=options.sampler,
@@ -186,7 +190,7 @@ class Search:
 
     def _close(self, reason: str) -> None:
         for number, running in list(self._jobs.items()):
-            self._emit(self._ended_event(number, running, Outcome("abandoned"), {}))
+            self._emit(ended_event(self.run_id, number, running.entry(Outcome("abandoned"))))
         self._jobs.clear()
         self._record.flush()
         if self._record.failed:
@@ -288,19 +292,7 @@ class Search:
         """The value of a range in a trial."""
         running = self._jobs[job.number]
         known = self._record.known(name, space)
-        if known not in self._told:
-            self._told.add(known)
-            self._emit(
-                ev.SpaceFound(
-                    run=self.run_id,
-                    name=known,
-                    space=space.kind,
-                    low=space.low,
-                    high=space.high,
-                    labels=space.labels,
-                    default=str(space.default),
-                )
-            )
+        self._tell_space(known, space)
         if known not in running.params:
             if running.draw is not None:
                 running.params[known] = running.draw.suggest(known, space)
@@ -308,8 +300,9 @@ class Search:
                 running.params[known] = space.default
         return running.params[known]
 
-    def report_to(self, number: int, step: int, value: float) -> bool:
+    def report(self, job: Job, step: int, value: float) -> bool:
         """What a trial has reached; whether it may go on."""
+        number = job.number
         running = self._jobs[number]
         now = time.monotonic()
         if now - self._told_s.get(number, 0.0) > _TELL_S:
@@ -319,10 +312,6 @@ class Search:
             if number in self._pruned:
                 return False
         return running.purpose != "search" or not self._hopeless(running, step, value)
-
-    def report(self, job: Job, step: int, value: float) -> bool:
-        """For workers."""
-        return self.report_to(job.number, step, value)
 
     def _hopeless(self, running: _Running, step: int, value: float) -> bool:
         """Where trials all run whole: whether half of them were better at this step (the median rule)."""
@@ -342,34 +331,11 @@ class Search:
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         running = self._jobs.pop(job.number)
+        entry = running.entry(outcome, job)
+        self._emit(ended_event(self.run_id, job.number, entry))
         if running.purpose == "defaults" and outcome.status != "complete":
             self._ladder.abandon(running.config)
-            self._emit(self._ended_event(job.number, running, outcome, running.params))
             raise CellFails(outcome)
-        entry = Entry(
-            config=running.config,
-            purpose=running.purpose,
-            params=running.params,
-            status="failed" if outcome.status == "interrupted" else outcome.status,
-            values=tuple(outcome.values),
-            final=outcome.final,
-            curve=tuple(outcome.curve),
-            constraints=tuple(outcome.constraints),
-            turns=running.size.turns,
-            share=running.size.share,
-            rung=running.rung,
-            rose=running.rises,
-            unseen=job.final,
-            num_turns=outcome.num_turns,
-            loads=outcome.loads,
-            halves=outcome.halves,
-            seed=job.seed,
-            seconds=outcome.seconds,
-            error=outcome.error,
-            text=(outcome.text + ("\n" + outcome.printed if outcome.printed else ""))[-8_000:],
-            line=outcome.line,
-        )
-        self._emit(self._ended_event(job.number, running, outcome, running.params))
         if running.purpose == "defaults" and self._options.changed:
             self._check_ranges(running)
         self._own.add((entry.config, entry.at_s))
@@ -383,25 +349,6 @@ class Search:
                 f"study {self._record.name} has other ranges: {sorted(other)[0]} is new or has changed",
                 hint="--name with another name, or --on-change restart, which forgets its trials",
             )
-
-    def _ended_event(
-        self, number: int, running: _Running, outcome: Outcome, params: dict[str, Plain]
-    ) -> ev.TrialEnded:
-        return ev.TrialEnded(
-            run=self.run_id,
-            trial=number,
-            config=running.config,
-            purpose=running.purpose,
-            cost=running.size.cost,
-            status=outcome.status,
-            numbers={name: float(one) for name, one in params.items() if not isinstance(one, str)},
-            labels={name: one for name, one in params.items() if isinstance(one, str)},
-            values=tuple(outcome.values),
-            curve=tuple(outcome.curve),
-            seconds=outcome.seconds,
-            error=outcome.error,
-            allowed=_violation(outcome.constraints) <= 0.0,
-        )
 
     def _take(self, entry: Entry) -> None:
         """Take up a trial that has ended, of this run, an earlier one, or another kernel."""
@@ -422,36 +369,14 @@ class Search:
 
     def _replay(self, entry: Entry) -> None:
         """Tell of a trial that another run has done."""
-        number = next(self._numbers)
-        running = _Running(
-            entry.config, entry.purpose, entry.rung, Rung(entry.turns, entry.share), None, entry.params
-        )
-        self._jobs[number] = running
-        self._told_of(number)
-        del self._jobs[number]
         for name in entry.params:
-            if name not in self._told:
-                self._told.add(name)
-                space = self._record.spaces[name]
-                self._emit(
-                    ev.SpaceFound(
-                        run=self.run_id,
-                        name=name,
-                        space=space.kind,
-                        low=space.low,
-                        high=space.high,
-                        labels=space.labels,
-                    )
-                )
-        outcome = Outcome(
-            entry.status,
-            values=list(entry.values),
-            curve=list(entry.curve),
-            constraints=list(entry.constraints),
-            seconds=entry.seconds,
-            error=entry.error,
-        )
-        self._emit(self._ended_event(number, running, outcome, entry.params))
+            self._tell_space(name, self._record.spaces[name])
+        self._emit(ended_event(self.run_id, next(self._numbers), entry))
+
+    def _tell_space(self, name: str, space: Space) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            self._emit(space_event(self.run_id, name, space))
 
     def _values(self, entry: Entry) -> dict[int, float | None]:
         """What a trial says for the rungs of the ladder."""
@@ -481,7 +406,7 @@ class Search:
                 "so all trials run whole; ds.epochs(n) in its loop or ds.subset(data) make small ones possible"
             )
         old = self._ladder
-        self._ladder = Ladder(sizes, self._largest, old._num)
+        self._ladder = Ladder(sizes, self._largest, old.num)
         for one in old.configs.values():
             if one.running is not None:
                 self._ladder.begin(one.name, self._ladder.top, rises=False)
@@ -490,23 +415,14 @@ class Search:
         for earlier in self._entries[:-1]:
             if earlier.purpose != "repeat":
                 self._ladder.end(earlier.config, self._values(earlier), _violation(earlier.constraints))
-        if options.sampler == "auto":
-            name = suits(self._ladder.sizes[0].cost * entry.seconds, self._ladder._num, self._record.spaces)
-            if name != self._sampling.name or self._sampled_directions() != self._directions:
-                self._sampling = self._made_sampling(name)
-        elif len(sizes) > 1:
-            self._sampling = self._made_sampling(options.sampler)
-
-    def _first_sampler(self) -> str:
-        return "tpe" if self._options.sampler == "auto" else self._options.sampler
-
-    def _made_sampling(self, name: str) -> Sampling:
-        return Sampling(name, self._options.seed, self._sampled_directions())
-
-    def _sampled_directions(self) -> tuple[str, ...]:
-        """Of what the sampler is told: places in an order where trials differ in size, else the metrics."""
-        self._directions = ("min",) if self._ladder.top else self._options.directions
-        return self._directions
+        name = options.sampler
+        if name == "auto":
+            small_s = self._ladder.sizes[0].cost * entry.seconds
+            name = suits(small_s, self._ladder.num, self._record.spaces)
+        if name != self._sampling.name or self._ladder.top:
+            self._sampling = Sampling(
+                name, options.seed, ("min",) if self._ladder.top else options.directions
+            )
 
     def _judged(self) -> list[Judged]:
         """All configurations as the sampler is to see them."""
@@ -551,7 +467,7 @@ class Search:
 
     def _compare(self, places: Workers) -> Kept | None:
         """Run the best few and the defaults again with fresh seeds; keep what the best one made."""
-        options, report = self._options, self.report
+        options, report = self._options, self.result
         if len(options.metrics) > 1 or options.repeats < 1 or report.defaults is None:
             return None
         defaults = next(
@@ -667,6 +583,33 @@ class _Running:
     draw: Draw | None
     params: dict[str, Plain]
     rises: bool = False
+
+    def entry(self, outcome: Outcome, job: Job | None = None) -> Entry:
+        """The trial as it has ended."""
+        printed = f"\n{outcome.printed}" if outcome.printed else ""
+        return Entry(
+            config=self.config,
+            purpose=self.purpose,
+            params=self.params,
+            status=outcome.status,
+            values=tuple(outcome.values),
+            final=outcome.final,
+            curve=tuple(outcome.curve),
+            constraints=tuple(outcome.constraints),
+            turns=self.size.turns,
+            share=self.size.share,
+            rung=self.rung,
+            rose=self.rises,
+            unseen=job is not None and job.final,
+            seed=0 if job is None else job.seed,
+            num_turns=outcome.num_turns,
+            loads=outcome.loads,
+            halves=outcome.halves,
+            seconds=outcome.seconds,
+            error=outcome.error,
+            text=(outcome.text + printed)[-_MOST_TEXT:],
+            line=outcome.line,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

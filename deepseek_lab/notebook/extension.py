@@ -121,7 +121,7 @@ class NotebookHost:
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and node.id == "get_ipython":
                 raise TargetError(
-                    f"line {node.lineno} is a magic or a command of the notebook, which ranks do not have",
+                    f"line {node.lineno} is a magic or a command of the notebook, which other processes do not have",
                     hint="run that line in a cell of its own",
                 )
         for statement in tree.body:
@@ -129,7 +129,7 @@ class NotebookHost:
                 for node in ast.walk(statement):
                     if isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith):
                         raise TargetError(
-                            f"line {node.lineno} awaits at the top level, which is not allowed on ranks",
+                            f"line {node.lineno} awaits at the top level, which is not allowed in other processes",
                             hint="asyncio.run(...) around it",
                         )
         return transformed

@@ -324,7 +324,7 @@ VERBS: dict[str, Verb] = {
                     "WHAT",
                     "text",
                     "above a cell: which ranks ([0,2-3]), else all; on a line: start, status, stop, "
-                    "restart or script",
+                    "restart, resize or script",
                     many=True,
                 ),
             ),
@@ -396,6 +396,10 @@ VERBS: dict[str, Verb] = {
                     "%deepseek ranks restart 2",
                     "a new process for rank 2; without a number, for those that are dead",
                 ),
+                (
+                    "%deepseek ranks resize 6",
+                    "six of them from now on; those that stay keep their names, the highest ones are ended",
+                ),
                 ("%deepseek ranks stop", "end them all"),
                 ("%deepseek ranks start --hosts me@a*2,b:2222*2", "two on each of two machines, over ssh"),
                 (
@@ -425,15 +429,15 @@ VERBS: dict[str, Verb] = {
                 ),
                 Flag(
                     "effective-batch",
-                    "samples of an update over all ranks",
+                    "samples of an update over all ranks, also when these become fewer or more",
                     "int",
                     "N",
                     default="the cell's own batch on each rank",
                 ),
                 Flag(
                     "checkpoint",
-                    "how often to save what is reached, between turns of the cell's own loop, so that a rank that dies "
-                    "can be replaced; 0 never",
+                    "how often to save what is reached, between turns of the cell's own loops, from where the training "
+                    "goes on when a rank dies; 0 never",
                     "seconds",
                     "SECONDS",
                     default="30",
@@ -441,10 +445,26 @@ VERBS: dict[str, Verb] = {
                 Flag(
                     "checkpoint-to",
                     "a folder that keeps what was saved, from which this cell goes on when it is run again after it "
-                    "did not come to its end, in another kernel too",
+                    "did not come to its end, in another kernel and on more or fewer ranks too",
                     "text",
                     "FOLDER",
                 ),
+                Flag(
+                    "on-loss",
+                    "when a rank is lost: replace gives it a new process, and where there can be none goes on with "
+                    "those that are left; shrink goes on with those at once; stop ends the training",
+                    "choice",
+                    default="replace",
+                    choices=("replace", "shrink", "stop"),
+                ),
+                Flag(
+                    "max-restarts",
+                    "new processes for lost ranks of this training, at most; then it goes on with those that are left",
+                    "int",
+                    "N",
+                    default="as many as lead further",
+                ),
+                Flag("min-ranks", "with fewer the training ends", "int", "N", default="1"),
                 Flag(
                     "strategy",
                     "what each rank holds: all of the parameters, gradients and optimizer states (ddp), or its part "
@@ -461,10 +481,22 @@ VERBS: dict[str, Verb] = {
                 ),
                 Flag(
                     "exchange",
-                    "how gradients go between ranks; all but plain need --allow-lossy",
+                    "how gradients go between ranks; hierarchical adds up on each host first; all but plain, "
+                    "hierarchical and auto need --allow-lossy",
                     "choice",
-                    default="plain, with --allow-lossy auto",
-                    choices=("plain", "bf16", "int8", "powersgd", "local", "diloco", "auto"),
+                    default="auto: the fastest in the first updates, of exact ways, with --allow-lossy of all",
+                    choices=(
+                        "plain",
+                        "hierarchical",
+                        "bf16",
+                        "hierarchical-bf16",
+                        "int8",
+                        "hierarchical-int8",
+                        "powersgd",
+                        "local",
+                        "diloco",
+                        "auto",
+                    ),
                 ),
                 Flag("rank", "of the factors, with --exchange powersgd", "int", "R", default="32"),
                 Flag(
@@ -479,6 +511,10 @@ VERBS: dict[str, Verb] = {
                 ("%%deepseek distributed -n 4", "the loop below, on 4 ranks"),
                 ("%%deepseek distributed --effective-batch 256", "64 samples an update on each of 4"),
                 ("%%deepseek distributed --strategy fsdp", "each rank holds its part of the model"),
+                (
+                    "%%deepseek distributed --effective-batch 256 --on-loss shrink",
+                    "a rank that dies leaves its share to the others",
+                ),
                 (
                     "%%deepseek distributed --allow-lossy",
                     "over a slow link, with the fastest way of sending gradients",
@@ -544,6 +580,119 @@ VERBS: dict[str, Verb] = {
                     "with the time of a step on one device; p.curve holds the efficiencies",
                 ),
             ),
+        ),
+        Verb(
+            "hpo",
+            "turns the cell into a search over the ranges that stand in it (ds.log, ds.uniform, ds.integer, "
+            "ds.choice), in parallel, many small trials first, and runs the best beside the defaults",
+            ("cell", "line"),
+            (
+                Operand(
+                    "WHAT",
+                    "text",
+                    "on a line: list, show, resume, apply, export, remove or dashboard, and the name of a study",
+                    many=True,
+                ),
+            ),
+            (
+                Flag("metric", "names that the cell binds and is judged by", "names", "NAME[,NAME]"),
+                Flag(
+                    "direction",
+                    "max or min, for each metric",
+                    "names",
+                    "WAY[,WAY]",
+                    default="min for a loss, an error or a time, else max",
+                ),
+                Flag(
+                    "trials",
+                    "configurations to try, with those that the study has already",
+                    "int",
+                    "N",
+                    default="40, or as many as --time allows",
+                ),
+                Flag("time", "stop in time to end after so long (90s, 15m, 2h)", "seconds", "TIME"),
+                Flag(
+                    "workers",
+                    "processes that run trials; 0 runs them in the notebook's own",
+                    "int",
+                    "N",
+                    default="one a core, at most 8",
+                ),
+                Flag(
+                    "name",
+                    "of the study; the same name goes on with it",
+                    "text",
+                    "NAME",
+                    default="one of the time of day",
+                ),
+                Flag(
+                    "storage",
+                    "where the study is kept: a file, or the URL of a database (sqlite:///FILE)",
+                    "text",
+                    "PLACE",
+                    default="a file of the user's store",
+                ),
+                Flag(
+                    "final",
+                    "a metric that the cell binds, on data the search is not to see, for the comparison in the end",
+                    "name",
+                    "NAME",
+                    default="half of what ds.validation is given, else the metric itself",
+                ),
+                Flag(
+                    "repeats",
+                    "fresh seeds with which the best few and the defaults run again; 0 for no comparison",
+                    "int",
+                    "N",
+                    default="3",
+                ),
+                Flag(
+                    "sampler",
+                    "what chooses values",
+                    "choice",
+                    default="tpe, gp where trials are dear and few",
+                    choices=("auto", "tpe", "gp", "cmaes", "random"),
+                ),
+                Flag(
+                    "schedule",
+                    "small trials first of which the best go on (ladder), or whole trials only",
+                    "choice",
+                    default="ladder where the cell can be made small",
+                    choices=("auto", "ladder", "whole"),
+                ),
+                Flag("trial-timeout", "end a trial that takes longer", "seconds", "TIME", default="never"),
+                Flag(
+                    "on-change",
+                    "when the study was made with another cell: stop, restart it, or continue with its trials",
+                    "choice",
+                    default="stop",
+                    choices=("stop", "restart", "continue"),
+                ),
+                Flag(
+                    "save",
+                    "write the report, or what export gives, to PATH",
+                    "path",
+                    "PATH",
+                    choices=(".py", ".html", ".json", ".md"),
+                ),
+            ),
+            (
+                ("%%deepseek hpo --metric accuracy --trials 60", "search over the ranges of this cell"),
+                (
+                    "%%deepseek hpo --metric accuracy --time 15m --name digits",
+                    "for so long, in a study that another kernel can go on with",
+                ),
+                (
+                    "%%deepseek hpo --metric accuracy,seconds --direction max,min",
+                    "two metrics: what cannot be improved in both",
+                ),
+                ("%deepseek hpo list", "the studies that are there"),
+                ("%deepseek hpo resume digits", "go on with a study"),
+                ("%deepseek hpo apply digits", "bind its best values here"),
+                ("%deepseek hpo export digits --save train.py", "the cell with the best values in their places"),
+                ("%deepseek hpo dashboard", "the studies in optuna-dashboard"),
+            ),
+            elsewhere=True,
         ),
         Verb(
             "why",

@@ -247,7 +247,8 @@ def convert(flag: Flag, text: str) -> Value:
         case "float":
             return _number(flag, text)
         case "seconds":
-            return _number(flag, text.removesuffix("s"))
+            scale = _UNITS.get(text[-1:].lower(), 0.0)
+            return _number(flag, text[:-1]) * scale if scale else _number(flag, text)
         case "names":
             return tuple(part.strip() for part in text.split(",") if part.strip())
         case "name":
@@ -267,6 +268,9 @@ def convert(flag: Flag, text: str) -> Value:
             return text
         case _:
             return text
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0}
 
 
 def _number(flag: Flag, text: str, *, whole: bool = False) -> float:
