@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,13 +32,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from deepseek_lab.base.errors import DeepseekError, TargetError, UsageError, nearest
-from deepseek_lab.base.settings import settings
+from deepseek_lab.hpo.places import check_name as check_name
+from deepseek_lab.hpo.places import file_of as file_of
+from deepseek_lab.hpo.places import names as names
 from deepseek_lab.hpo.spaces import Plain, Space
 
 VERSION = 1
 _ATTRIBUTE = "deepseek_lab"
 _REPEATS = " (repeats)"
-_ENDING = ".journal"
 
 
 class StudyChanged(UsageError):
@@ -379,37 +379,6 @@ def _difference(old: str, new: str) -> str:
         if one != other:
             return f"it had {one.strip()!r} where this one has {other.strip()!r}"
     return f"it had {len(before)} lines, this one has {len(after)}"
-
-
-# Where studies are.
-
-
-def folder() -> Path:
-    """The folder of the studies that have no other storage."""
-    return settings.cache_dir / "hpo"
-
-
-def file_of(name: str) -> Path:
-    """The file of a study."""
-    return folder() / f"{name}{_ENDING}"
-
-
-def names() -> list[str]:
-    """The studies of the store, the one that was written last first."""
-    files = sorted(folder().glob(f"*{_ENDING}"), key=lambda one: one.stat().st_mtime, reverse=True)
-    return [one.name.removesuffix(_ENDING) for one in files]
-
-
-def check_name(name: str) -> str:
-    """A name that can be a study's.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if not re.fullmatch(r"[\w.-][\w. -]{0,99}", name) or name.startswith("."):
-        better = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or "study"
-        raise UsageError(f"{name!r} is no name of a study", hint=f"--name {better}")
-    return name
 
 
 def storage_of(name: str, storage: str | None) -> BaseStorage:
