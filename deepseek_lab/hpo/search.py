@@ -58,6 +58,10 @@ class Options:
     final: str | None = None
     trials: int | None = None
     limit_s: float | None = None
+    limit_cost: float | None = None
+    """In whole trials."""
+    target: float | None = None
+    """Of the first metric: the search ends when a whole trial reaches it."""
     workers: int = 1
     sampler: str = "auto"
     schedule: str = "auto"
@@ -210,6 +214,17 @@ class Search:
             if not begun and not self._jobs:
                 return
             self._hear(places)
+            if self._enough():
+                return
+
+    def _enough(self) -> bool:
+        options = self._options
+        if options.limit_cost is not None and self.result.cost >= options.limit_cost:
+            return True
+        best = self.result.best
+        if options.target is None or best is None:
+            return False
+        return best.values[0] >= options.target if self._largest else best.values[0] <= options.target
 
     def _hear(self, places: Workers) -> None:
         for job, outcome in places.ended(_LOOK_S):

@@ -324,7 +324,7 @@ VERBS: dict[str, Verb] = {
                     "WHAT",
                     "text",
                     "above a cell: which ranks ([0,2-3]), else all; on a line: start, status, stop, "
-                    "restart, resize or script",
+                    "restart, resize, record or script",
                     many=True,
                 ),
             ),
@@ -391,7 +391,11 @@ VERBS: dict[str, Verb] = {
                     "this cell on all of them; rank, world_size and device are defined there",
                 ),
                 ("%%deepseek ranks [0,2-3] --gather loss", "on these; loss is then a list of theirs"),
-                ("%deepseek ranks status", "what each is doing, and where"),
+                ("%deepseek ranks status", "what each is doing, and where, and how fast it trained last"),
+                (
+                    "%deepseek ranks record --save record.json",
+                    "what they have sent each other last, and who has not come to what others wait in",
+                ),
                 (
                     "%deepseek ranks restart 2",
                     "a new process for rank 2; without a number, for those that are dead",
@@ -611,6 +615,7 @@ VERBS: dict[str, Verb] = {
                     default="40, or as many as --time allows",
                 ),
                 Flag("time", "stop in time to end after so long (90s, 15m, 2h)", "seconds", "TIME"),
+                Flag("target", "stop when a whole trial reaches it", "float", "VALUE"),
                 Flag(
                     "workers",
                     "processes that run trials; 0 runs them in the notebook's own",
@@ -689,7 +694,10 @@ VERBS: dict[str, Verb] = {
                 ("%deepseek hpo list", "the studies that are there"),
                 ("%deepseek hpo resume digits", "go on with a study"),
                 ("%deepseek hpo apply digits", "bind its best values here"),
-                ("%deepseek hpo export digits --save train.py", "the cell with the best values in their places"),
+                (
+                    "%deepseek hpo export digits --save train.py",
+                    "the cell with the best values in their places",
+                ),
                 ("%deepseek hpo dashboard", "the studies in optuna-dashboard"),
             ),
             elsewhere=True,

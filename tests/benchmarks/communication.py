@@ -57,7 +57,7 @@ def rank_main(rank: int, store: str, out: str) -> None:
     def step(net: nn.Module, name: str) -> float:
         dist.barrier()
         began = time.perf_counter()
-        if name in exchange.ways:
+        if name != "ddp":
             exchange.way = name
         net(torch.tensor(float(rank + 1))).backward()
         taken = time.perf_counter() - began

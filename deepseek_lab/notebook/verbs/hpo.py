@@ -195,6 +195,7 @@ def _options(
         final=command.text("final"),
         trials=whole("trials", 1),
         limit_s=command.number("time"),
+        target=command.number("target"),
         workers=_default_workers() if num is None else num,
         sampler=command.text("sampler") or "auto",
         schedule=command.text("schedule") or "auto",
