@@ -1,7 +1,8 @@
 """Which configuration to run next, and how large: many small trials, of which the best go on to be run whole.
 
 Successive halving without waiting (ASHA, arXiv 1810.05934): whoever is free takes the best configuration that may
-rise, else a new one. How well small trials tell what whole ones give is measured on those that ran as both; where they
+rise, else a new one. No more rise than their share of a rung, although a sampler that learns makes each better than
+those before. How well small trials tell what whole ones give is measured on those that ran as both; where they
 tell little, more of them are run whole.
 """
 
@@ -149,6 +150,8 @@ class Ladder:
         there = [one for one in self.configs.values() if rung in one.values]
         step = POOR_STEP if rung == self.top - 1 and self.agreement(rung).poor else STEP
         quota = len(there) // step
+        if sum(one.rose > rung for one in self.configs.values()) >= quota:
+            return None
         ordered = sorted(there, key=lambda one: self._rank(one, rung))
         for one in ordered[:quota]:
             if one.values[rung] is None:
@@ -158,18 +161,14 @@ class Ladder:
         return None
 
     def _last(self) -> Step | None:
-        """When all is over, some of the best on the highest rung below are run whole if too few were."""
-        whole = [one for one in self.configs.values() if one.values.get(self.top) is not None]
-        if not self.top or len(whole) >= LEAST_WHOLE:
-            return None
-        for rung in range(self.top - 1, -1, -1):
-            waiting = [
-                one
-                for one in self.configs.values()
-                if one.values.get(rung) is not None and self.top not in one.values and not one.failed
+        """When no more are to come, the best few of each rung go on, whoever rose while they were not yet there."""
+        for rung in range(self.top):
+            there = [
+                one for one in self.configs.values() if one.values.get(rung) is not None and not one.failed
             ]
-            if waiting:
-                return Step(min(waiting, key=lambda one: self._rank(one, rung)).name, self.top)
+            for one in sorted(there, key=lambda one: self._rank(one, rung))[:LEAST_WHOLE]:
+                if rung + 1 not in one.values and self.top not in one.values:
+                    return Step(one.name, rung + 1)
         return None
 
     def _rank(self, one: Config, rung: int) -> tuple[float, float]:

@@ -63,6 +63,8 @@ def _named_values(node: ast.AST) -> list[tuple[str, ast.expr]]:
             ]
         case ast.Assign(targets=[ast.Subscript(slice=ast.Constant(value=str() as name))], value=value):
             return [(name, value)]
+        case ast.Assign(targets=[ast.Attribute(attr=name)], value=value):
+            return [(name, value)]
         case _:
             return []
 

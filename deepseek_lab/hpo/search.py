@@ -374,7 +374,8 @@ class Search:
             self._replay(entry)
         if entry.purpose == "repeat":
             return
-        if entry.purpose == "defaults" and entry.status == "complete" and not self._known:
+        shows = own or not self._options.changed  # a cell that has changed shows its ranges first
+        if entry.purpose == "defaults" and entry.status == "complete" and shows and not self._known:
             self._found(entry)
         self._ladder.end(entry.config, self._values(entry), _violation(entry.constraints))
         if entry.rose:

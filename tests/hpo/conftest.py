@@ -1,8 +1,7 @@
-"""Searches over small cells, in a store of their own."""
+"""A store and a search of one's own."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,42 +11,17 @@ import pytest
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.settings import settings
 from deepseek_lab.hpo.record import Record
-from deepseek_lab.hpo.search import Kept, Options, Search
+from deepseek_lab.hpo.search import Options, Search
 from deepseek_lab.hpo.workers import Task
 from deepseek_lab.processes.sealed import Sealed
 from deepseek_lab.processes.travel import Luggage
-
-CURVE = """
-lr = ds.log(1e-5, 1e-1)
-width = ds.choice(64, 128, 256, default=128)
-accuracy = 0.0
-for epoch in range(9):
-    accuracy = 1 - abs(math.log10(lr) + 2.5) / 5 - 0.1 * (width != 256) - 0.5 / (epoch + 1)
-"""
-PLAIN = "x = ds.uniform(0, 1)\nloss = (x - 0.3) ** 2\n"
-
-
-@dataclasses.dataclass
-class Done:
-    """A search that has ended."""
-
-    search: Search
-    log: ev.EventLog
-    record: Record
-    kept: Kept | None = None
-
-    @property
-    def result(self) -> Any:
-        return self.search.result
+from tests.hpo.searched import Done, Look
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(settings, "cache_dir", tmp_path)
     return tmp_path
-
-
-Look = Callable[..., Done]
 
 
 @pytest.fixture
@@ -80,7 +54,10 @@ def look(store: Path) -> Look:
         done = Done(search, log, record)
         if ready is not None:
             ready(search)
-        done.kept = search.run()
+        try:
+            done.kept = search.run()
+        finally:
+            sealed.close()
         return done
 
     return run

@@ -47,7 +47,7 @@ def test_the_best_are_run_whole_for_a_fraction_of_the_cost() -> None:
     whole = {name for name, one in ladder.configs.items() if ladder.top in one.values}
     assert len(ladder.configs) == 60
     assert "c59" in whole
-    assert LEAST_WHOLE <= len(whole) <= 6
+    assert LEAST_WHOLE <= len(whole) <= 3 + LEAST_WHOLE
     assert cost < 60 * 0.3
 
 
@@ -59,7 +59,7 @@ def test_a_small_search_still_runs_some_whole() -> None:
 
 def test_where_small_trials_tell_nothing_more_are_run_whole() -> None:
     def whole(noise: float) -> int:
-        quality = {f"c{index}": index / 40 for index in range(40)}
+        quality = {f"c{index}": index / 40 for index in random.Random(4).sample(range(40), 40)}
         ladder = Ladder((Rung(0.1, 1.0), WHOLE), True, 40)
         # Some ran whole from the start, so that it can be seen how well small trials tell.
         draw = random.Random(5)

@@ -14,11 +14,11 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-from conftest import CURVE, PLAIN, Look
 
 from deepseek_lab.base.errors import TargetError, UsageError
 from deepseek_lab.hpo.record import Entry, Record, StudyChanged, check_name, file_of, names, new_config
 from deepseek_lab.hpo.spaces import Space
+from tests.hpo.searched import CURVE, PLAIN, Look
 
 X = Space("uniform", 0.0, 1.0, default=0.5)
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CURVE, PLAIN, Look
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,6 +18,7 @@ from deepseek_lab.base.search import SearchReport
 from deepseek_lab.hpo.record import Record
 from deepseek_lab.hpo.replay import events_of
 from deepseek_lab.hpo.search import CellFails
+from tests.hpo.searched import CURVE, PLAIN, Look
 
 
 def test_a_search_finds_what_is_better_for_a_part_of_the_cost(look: Look) -> None:
