@@ -23,7 +23,7 @@ SAMPLERS = ("tpe", "gp", "cmaes", "random")
 DEAR_S = 5.0
 """A trial that takes longer is worth a Gaussian process, whose choice takes a quarter of a second."""
 MAX_GP = 200
-_MOST, _BEST, _LATEST = 400, 100, 200
+_MOST, _BEST, _LATEST = 240, 60, 120
 _STARTS = 10
 """Configurations at random before the sampler has enough to go by."""
 _VIOLATION = "violation"
@@ -77,7 +77,12 @@ class Sampling:
     """
 
     def __init__(self, name: str, seed: int, directions: Sequence[str]) -> None:
-        self.name = name
+        self.name, self._seed = name, seed
+        self._ranges: frozenset[str] | None = None
+        self._grouped = False
+        """Whether each set of ranges that are asked for together is chosen from by itself, which takes longer."""
+        self._size = 0
+        """Trials of the study."""
         self._directions = ["maximize" if one == "max" else "minimize" for one in directions]
         self._sampler = self._made(name, seed)
         self._spaces: dict[str, Space] = {}
@@ -95,7 +100,7 @@ class Sampling:
                     return optuna.samplers.TPESampler(
                         n_startup_trials=_STARTS,
                         multivariate=True,
-                        group=True,
+                        group=self._grouped,
                         constant_liar=True,
                         seed=seed,
                     )
@@ -122,26 +127,44 @@ class Sampling:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made = Draw(config, self._study)
+        self._size += 1
         self._running[config] = made
         return made
 
-    def judge(self, found: Sequence[Judged], spaces: dict[str, Space]) -> None:
-        """Take up what is thought of all configurations that have ended, in the order in which they came."""
+    def add(self, one: Judged, spaces: dict[str, Space]) -> None:
+        """Take up a configuration that has ended."""
         self._spaces = spaces
-        fresh = [one for one in found if one.config not in self._known]
-        changed = any(self._known[one.config] != one for one in found if one.config in self._known)
-        self._known = {one.config: one for one in found}
-        many = len(self._study.get_trials(deepcopy=False)) > _MOST
-        if (changed or many) and self.name != "cmaes":
-            self._rebuild(found)
-            return
-        for one in fresh:
+        again = self._known.get(one.config)
+        self._known[one.config] = one
+        if self._depends(one) or (self.name != "cmaes" and (self._size > _MOST or again not in (None, one))):
+            self._rebuild(list(self._known.values()))
+        elif again is None:
             draw = self._running.pop(one.config, None)
             if draw is not None and draw.study is self._study:
                 self._tell(draw, one)
             else:
                 self._clear(one.config)
                 self._study.add_trial(self._frozen(one))
+                self._size += 1
+
+    def judge(self, found: Sequence[Judged], spaces: dict[str, Space]) -> None:
+        """Take up what is thought of all configurations that have ended, in the order in which they came."""
+        self._spaces = spaces
+        self._known = {one.config: one for one in found}
+        for one in found:
+            self._depends(one)
+        self._rebuild(found)
+
+    def _depends(self, one: Judged) -> bool:
+        """Whether it shows for the first time that ranges depend on each other: not all of them were asked for."""
+        if self._ranges is None:
+            self._ranges = frozenset(one.params)
+        if self._grouped or one.values is None or self._ranges == frozenset(one.params):
+            return False
+        self._grouped = True
+        if self.name == "tpe":
+            self._sampler = self._made(self.name, self._seed + 1)
+        return True
 
     def _tell(self, draw: Draw, one: Judged) -> None:
         draw.trial.set_constraint(_VIOLATION, one.violation)
@@ -186,9 +209,11 @@ class Sampling:
             latest = {one.config for one in kept[-_LATEST:]}
             kept = [one for one in kept if one.config in latest or one.config in best]
         self._study.add_trials([self._frozen(one) for one in kept])
+        self._size = len(kept)
         self._places = {}
         for draw in self._running.values():
-            self._places[draw.config] = len(self._study.get_trials(deepcopy=False))
+            self._places[draw.config] = self._size
+            self._size += 1
             self._study.add_trial(
                 create_trial(
                     state=TrialState.RUNNING,

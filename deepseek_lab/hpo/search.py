@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -114,6 +115,7 @@ class Search:
         self._numbers = itertools.count()
         self._jobs: dict[int, _Running] = {}
         self._entries: list[Entry] = []
+        self._whole_times: collections.deque[float] = collections.deque(maxlen=32)
         self._own: set[tuple[str, float]] = set()
         """Trials of this run, which are read again from the study."""
         self._params: dict[str, dict[str, Plain]] = {}
@@ -221,8 +223,7 @@ class Search:
         options = self._options
         if options.limit_cost is not None and self.result.cost >= options.limit_cost:
             return True
-        best = self.result.best
-        if options.target is None or best is None:
+        if options.target is None or (best := self.result.best) is None:
             return False
         return best.values[0] >= options.target if self._largest else best.values[0] <= options.target
 
@@ -295,8 +296,7 @@ class Search:
         return time.monotonic() + seconds > self._until_s - kept_s
 
     def _whole_s(self) -> float:
-        times = [one.seconds for one in self._entries if one.whole and one.status == "complete"]
-        return statistics.median(times) if times else 0.0
+        return statistics.median(self._whole_times) if self._whole_times else 0.0
 
     def _small_s(self) -> float:
         return self._ladder.sizes[0].cost * self._whole_s()
@@ -370,6 +370,8 @@ class Search:
         own = entry.number < 0
         self._entries.append(entry)
         self._params.setdefault(entry.config, entry.params)
+        if entry.whole and entry.status == "complete":
+            self._whole_times.append(entry.seconds)
         if not own:
             self._replay(entry)
         if entry.purpose == "repeat":
@@ -381,7 +383,10 @@ class Search:
         if entry.rose:
             one = self._ladder.configs[entry.config]
             one.rose = max(one.rose, min(entry.rung, self._ladder.top))
-        self._sampling.judge(self._judged(), self._record.spaces)
+        if self._ladder.top:
+            self._sampling.judge(self._placed(), self._record.spaces)
+        else:
+            self._sampling.add(self._judged(entry), self._record.spaces)
 
     def _replay(self, entry: Entry) -> None:
         """Tell of a trial that another run has done."""
@@ -440,23 +445,19 @@ class Search:
                 name, options.seed, ("min",) if self._ladder.top else options.directions
             )
 
-    def _judged(self) -> list[Judged]:
-        """All configurations as the sampler is to see them."""
-        if self._ladder.top:
-            order = self._ladder.order()
-            return [
-                Judged(name, self._params[name], (place,), self._ladder.configs[name].violation)
-                for name, place in order.items()
-            ]
-        found: dict[str, Judged] = {}
-        for entry in self._entries:
-            if entry.purpose == "repeat":
-                continue
-            values = entry.values if entry.status == "complete" else None
-            if values is None and entry.value is not None:
-                values = (entry.value,) * len(self._options.metrics)
-            found[entry.config] = Judged(entry.config, entry.params, values, _violation(entry.constraints))
-        return list(found.values())
+    def _placed(self) -> list[Judged]:
+        """All configurations as the sampler is to see them where trials differ in size: by their places."""
+        return [
+            Judged(name, self._params[name], (place,), self._ladder.configs[name].violation)
+            for name, place in self._ladder.order().items()
+        ]
+
+    def _judged(self, entry: Entry) -> Judged:
+        """A configuration as the sampler is to see it where all trials run whole."""
+        values = entry.values if entry.status == "complete" else None
+        if values is None and entry.value is not None:
+            values = (entry.value,) * len(self._options.metrics)
+        return Judged(entry.config, entry.params, values, _violation(entry.constraints))
 
     def _judge(self, *, final: bool = False) -> None:
         """Say now and then how well small trials tell what whole ones give, and what matters."""
