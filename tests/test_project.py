@@ -52,6 +52,9 @@ def test_wheel_holds_only_the_package(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {"deepseek_lab"}
     shared = {name.split("/data/", 1)[1] for name in names if ".data/" in name}
     assert shared, "make setup builds the front end"
+    server = "etc/jupyter/jupyter_server_config.d/deepseek_lab.json"
+    assert server in shared
+    shared.remove(server)
     assert all(name.startswith("share/jupyter/labextensions/deepseek-lab/") for name in shared)
 
 
