@@ -30,7 +30,8 @@ def type_of(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " | ".join("null" if arg is types.NoneType else type_of(arg) for arg in args)
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
-        return f"readonly {type_of(args[0])}[]"
+        inner = type_of(args[0])
+        return f"readonly {f'({inner})' if inner.startswith('readonly ') or ' | ' in inner else inner}[]"
     if origin is tuple:
         return f"readonly [{', '.join(type_of(arg) for arg in args)}]"
     if origin is dict:

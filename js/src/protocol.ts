@@ -418,7 +418,7 @@ export interface TrialEnded {
   readonly numbers: Readonly<Record<string, number>>;
   readonly labels: Readonly<Record<string, string>>;
   readonly values: readonly number[];
-  readonly curve: readonly readonly [number, number][];
+  readonly curve: readonly (readonly [number, number])[];
   readonly seconds: number;
   readonly error: string;
   readonly allowed: boolean;
