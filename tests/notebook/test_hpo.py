@@ -1,0 +1,112 @@
+"""Searches from a notebook, in a real kernel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernel import Kernel, Outcome
+
+CELL = """%%deepseek hpo --metric accuracy --trials 10 --workers 2 --name {name} {flags}
+lr = ds.log(1e-5, 1e-1)
+width = ds.choice(4, 8)
+model = make(width)
+accuracy = 0.0
+for epoch in range(6):
+    accuracy = 1 - abs(math.log10(lr) + 2) / 5 + 0.01 * width - 0.5 / (epoch + 1)
+"""
+
+
+def shown(outcome: Outcome) -> str:
+    """All that a cell has shown, as text."""
+    forms = [*outcome.displays, *outcome.updates]
+    return "\n".join([outcome.result or "", outcome.stdout, *(one.get("text/plain", "") for one in forms)])
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    made = Kernel()
+    made.ok("%load_ext deepseek_lab\nimport math\nfrom torch import nn\nSIZE = 3")
+    made.ok("def make(width): return nn.Linear(width, SIZE)")
+    yield made
+    made.stop()
+
+
+def test_a_search_leaves_the_best_values_and_the_best_model(kernel: Kernel) -> None:
+    outcome = kernel.ok(CELL.format(name="first", flags="--to found"), timeout_s=120)
+    assert "hpo  accuracy" in shown(outcome)
+    assert kernel.value("width") == "8"
+    assert kernel.value("model.in_features, model.out_features") == "(8, 3)"
+    assert (
+        kernel.value("lr == found.to_dict()['best']['params']['lr'] or found.compared is not None") == "True"
+    )
+    assert kernel.value("len({row['config'] for row in found.to_dict()['trials']})") == "10"
+    assert kernel.value("'ds' in globals(), 'epoch' in globals()") == "(False, True)"
+
+
+def test_without_the_magic_the_cell_is_ordinary(kernel: Kernel) -> None:
+    body = CELL.split("\n", 1)[1]
+    kernel.ok(f"import deepseek_lab as ds\n{body}")
+    assert kernel.value("round(lr, 6), width") == "(0.001, 4)"
+    kernel.ok("del ds")
+
+
+def test_studies_are_listed_shown_applied_exported_and_gone_on_with(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.ok(CELL.format(name="words", flags="--repeats 0"), timeout_s=120)
+    assert "words" in shown(kernel.ok("%deepseek hpo list"))
+    assert "hpo  accuracy" in shown(kernel.ok("%deepseek hpo show words"))
+    kernel.ok("lr = width = None")
+    assert "from study words" in shown(kernel.ok("%deepseek hpo apply words"))
+    assert kernel.value("isinstance(lr, float), width in (4, 8)") == "(True, True)"
+    script = tmp_path / "best.py"
+    kernel.ok(f"%deepseek hpo export words --save {script}")
+    assert "ds." not in script.read_text().replace("# searched: ds.", "")
+    compile(script.read_text(), "best.py", "exec")
+    outcome = kernel.ok("%deepseek hpo resume words --trials 12 --repeats 0 --to more", timeout_s=120)
+    assert outcome
+    assert kernel.value("more.num_configs") == "12"
+    assert "forgotten" in shown(kernel.ok("%deepseek hpo remove words"))
+    assert "no study 'words'" in kernel.run("%deepseek hpo show words").traceback
+
+
+def test_a_cell_that_fails_with_its_defaults_fails_with_its_own_lines(kernel: Kernel) -> None:
+    outcome = kernel.run(
+        "%%deepseek hpo --metric accuracy\nx = ds.uniform(0, 1)\naccuracy = nothing_like_this\n"
+    )
+    assert "NameError" in outcome.traceback
+    assert "line 3" in outcome.traceback
+    assert "fails with its own defaults" in outcome.traceback
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("%%deepseek hpo\nx = ds.uniform(0, 1)", "hpo needs --metric"),
+        ("%%deepseek hpo --metric acuracy\naccuracy = 1.0", "--metric accuracy"),
+        ("%%deepseek hpo --metric a --direction up\na = 1.0", "neither max nor min"),
+        ("%%deepseek hpo --metric a,b --direction max,min,max\na = b = 1.0", "2 metrics have 3 directions"),
+        ("%%deepseek hpo --metric a --trials 0\na = 1.0", "--trials 1"),
+        ("%%deepseek hpo --metric a --name ../x\na = 1.0", "is no name of a study"),
+        ("%%deepseek hpo --metric a\n%time a = 1.0", "which other processes do not have"),
+        ("%deepseek hpo shwo", "%deepseek hpo show"),
+    ],
+)
+def test_what_is_typed_wrongly_is_told(kernel: Kernel, cell: str, told: str) -> None:
+    assert told in kernel.run(cell).traceback
+
+
+def test_an_interrupt_ends_the_search_and_keeps_its_trials(kernel: Kernel) -> None:
+    slow = (
+        CELL.format(name="slow", flags="")
+        .replace("--trials 10", "--trials 500")
+        .replace("for epoch in range(6):", "import time\nfor epoch in range(6):\n    time.sleep(0.05)")
+    )
+    kernel.ok("lr = 'mine'")
+    timer = threading.Timer(8, kernel.manager.interrupt_kernel)
+    timer.start()
+    outcome = kernel.ok(slow, timeout_s=90)
+    assert kernel.value("lr") == "'mine'"
+    assert "interrupted" in shown(outcome)
+    assert "lr = " in shown(kernel.ok("%deepseek hpo apply slow"))
