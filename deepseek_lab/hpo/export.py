@@ -47,7 +47,10 @@ def filled(source: str, params: Mapping[str, Plain], spaces: Mapping[str, Space]
         head = lines[start - 1].encode()[:column].decode()
         tail = lines[end - 1].encode()[end_column:].decode()
         lines[start - 1 : end] = [head + text + tail]
-    return "\n".join(lines) + "\n", sorted(set(params) - used)
+    text = "\n".join(lines) + "\n"
+    if any(isinstance(node, ast.Call) and _word(node) is not None for node in ast.walk(ast.parse(text))):
+        text = f"import deepseek_lab as ds\n\n{text}"  # of ranges that the best configuration did not ask for
+    return text, sorted(set(params) - used)
 
 
 def _word(node: ast.Call) -> str | None:

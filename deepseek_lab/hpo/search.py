@@ -176,9 +176,10 @@ class Search:
             self._take(entry)
         if options.limit_s is not None:
             self._until_s = began_s + options.limit_s
-        places = workers(self._task, self._sealed, self, options.workers, options.timeout_s)
+        places: Workers | None = None
         reason = ""
         try:
+            places = workers(self._task, self._sealed, self, options.workers, options.timeout_s)
             self._search(places)
             if self._stop.is_set():
                 reason = "stopped"
@@ -191,7 +192,8 @@ class Search:
             reason = type(error).__name__
             raise
         finally:
-            places.close()
+            if places is not None:
+                places.close()
             self._close(reason)
 
     def _close(self, reason: str) -> None:

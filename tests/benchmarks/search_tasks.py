@@ -251,7 +251,7 @@ def r2(model, data):
 TASKS = {
     task.name: task
     for task in (
-        Task("fashion CNN", CNN.replace("EPOCHS", "4"), lambda: fashion_parts(2_000, 2_000, 5_000)),
+        Task("fashion CNN", CNN.replace("EPOCHS", "4"), lambda: fashion_parts(2_000, 1_000, 2_000)),
         Task("digits MLP", _mlp(12, 10), digits),
         Task("Hamlet characters", _mlp(8, 40, first=EMBEDDED), characters),
         Task("plays by line", _mlp(8, 4), speeches),

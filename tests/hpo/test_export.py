@@ -48,11 +48,11 @@ def test_an_exported_cell_runs_and_gives_what_the_trial_gave() -> None:
 
 def test_one_name_for_two_ranges() -> None:
     spaces = {"lr": Space("log", 1e-2, 1.0), "lr_2": Space("log", 1e-5, 1e-2)}
-    source = "lr = ds.log(1e-2, 1.0) if sgd else ds.log(1e-5, 1e-2)\n"
     source = "if sgd:\n    lr = ds.log(1e-2, 1.0)\nelse:\n    lr = ds.log(1e-5, 1e-2)\n"
     text, missing = filled(source, {"lr_2": 0.001}, spaces)
     assert "lr = 0.001" in text
     assert "ds.log(1e-2, 1.0)\n" in text, "a range that the best never asked for stays"
+    assert text.startswith("import deepseek_lab as ds\n")
     assert missing == []
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,8 +106,14 @@ def test_an_interrupt_ends_the_search_and_keeps_its_trials(kernel: Kernel) -> No
         .replace("for epoch in range(6):", "import time\nfor epoch in range(6):\n    time.sleep(0.05)")
     )
     kernel.ok("lr = 'mine'")
-    timer = threading.Timer(8, kernel.manager.interrupt_kernel)
-    timer.start()
+    journal = Path(os.environ["DEEPSEEK_LAB_CACHE_DIR"]) / "hpo" / "slow.journal"
+
+    def interrupt() -> None:
+        while not journal.exists() or journal.read_text().count("\n") < 12:
+            time.sleep(0.1)
+        kernel.manager.interrupt_kernel()
+
+    threading.Thread(target=interrupt, daemon=True).start()
     outcome = kernel.ok(slow, timeout_s=90)
     assert kernel.value("lr") == "'mine'"
     assert "interrupted" in shown(outcome)
