@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from deepseek_lab.base import events as ev
@@ -134,7 +135,11 @@ class SearchReport:
         return [
             row
             for row in self.rows.values()
-            if row.whole and row.purpose != "repeat" and row.status == "complete" and row.allowed
+            if row.whole
+            and row.values
+            and row.purpose != "repeat"
+            and row.status == "complete"
+            and row.allowed
         ]
 
     @property
@@ -148,14 +153,20 @@ class SearchReport:
 
     def front(self) -> list[TrialRow]:
         """With several metrics: whole trials that no other one is better than in all of them."""
-        rows = self.whole()
-        signs = [1.0 if one == "max" else -1.0 for one in self.directions]
-
-        def beats(one: Sequence[float], other: Sequence[float]) -> bool:
-            pairs = [(sign * a, sign * b) for sign, a, b in zip(signs, one, other, strict=True)]
-            return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-        return [row for row in rows if not any(beats(other.values, row.values) for other in rows)]
+        signs = [-1.0 if one == "max" else 1.0 for one in self.directions]
+        costs = {
+            row.trial: tuple(sign * value for sign, value in zip(signs, row.values, strict=True))
+            for row in self.whole()
+            if len(row.values) == len(signs) and all(map(math.isfinite, row.values))
+        }
+        found: list[tuple[float, ...]] = []
+        kept: set[int] = set()
+        for trial in sorted(costs, key=costs.__getitem__):  # none is beaten by one that comes after it
+            cost = costs[trial]
+            if not any(one != cost and all(a <= b for a, b in zip(one, cost, strict=True)) for one in found):
+                found.append(cost)
+                kept.add(trial)
+        return [row for row in self.rows.values() if row.trial in kept]
 
     def num(self, status: str) -> int:
         """Trials of the search that ended so."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import base64
+import itertools
 import json
 import re
 import struct
@@ -83,6 +84,14 @@ class Packer:
         lengths = _varints(map(len, values))
         distances = _varints(_zigzag(row - other) for row, others in enumerate(values) for other in others)
         self._add(name, "ragged", lengths + distances, len(values))
+
+    def lists(self, name: str, values: Sequence[Sequence[float]]) -> None:
+        """For each row a list of numbers in single precision."""
+        lengths = _varints(map(len, values))
+        made = array.array("f", itertools.chain.from_iterable(values))
+        if sys.byteorder == "big":
+            made.byteswap()
+        self._add(name, "lists", lengths + made.tobytes(), len(values))
 
     def base64(self) -> str:
         """The whole table."""

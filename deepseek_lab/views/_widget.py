@@ -120,8 +120,10 @@ class LiveWidget:
             self._model.close()
 
     def _heard(self, _: Any, content: Any, __: Any) -> None:
-        if isinstance(content, dict) and content.get("do") == "stop":
-            self._source.stop()
+        if not isinstance(content, dict):
+            return
+        live.wish(self._source, content)
+        if content.get("do") == "stop":
             self._model.stopping = True
 
     def _follow(self) -> None:

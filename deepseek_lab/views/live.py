@@ -19,10 +19,11 @@ import contextvars
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from deepseek_lab.base import events as ev
+from deepseek_lab.base.series import Rows
 
 TARGET = "deepseek_lab"
 """Name under which pages open channels."""
@@ -40,6 +41,10 @@ MAX_ROWS = 20_000
 """Values of one message; more are thinned, and the page is told how many there were."""
 
 
+def _no_facts() -> Mapping[str, Any]:
+    return {}
+
+
 @dataclasses.dataclass
 class Source:
     """One run that pages may ask for."""
@@ -49,6 +54,13 @@ class Source:
     stop: Callable[[], None]
     ended: Callable[[], bool]
     stopping: Callable[[], bool] = lambda: False
+    act: Callable[[Mapping[str, Any]], None] | None = None
+    """What a page may wish for beside the end, e.g. ``{"do": "prune", "trial": 3}``; it came from a page, so that
+    nothing of it is to be believed. Called beside the main thread where the kernel serves channels there."""
+    facts: Callable[[], Mapping[str, Any]] = _no_facts
+    """What pages are told of how it stands beside its events, plain data that replaces what was told before."""
+    kind: str = "run"
+    """The view that shows it: ``run`` or ``search``."""
     began_s: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -57,12 +69,35 @@ class Source:
         return min(LONG_PERIOD_S, max(PERIOD_S, (time.monotonic() - self.began_s) / 10))
 
 
+class Packing(Protocol):
+    """Packs what is new of one run, each time for the same page."""
+
+    def packed(self, events: list[ev.Event], rows: Rows, **facts: Any) -> str: ...
+
+
+class _RunPacking:
+    def packed(self, events: list[ev.Event], rows: Rows, **facts: Any) -> str:
+        from deepseek_lab.views import _run
+
+        return _run.packed_run(events, _run.thinned(rows, MAX_ROWS), **facts)
+
+
+def _packing(source: Source) -> Packing:
+    if source.kind != "search":
+        return _RunPacking()
+    from deepseek_lab.views import _search_packed
+
+    return _search_packed.SearchPacking()
+
+
 class Whole:
     """A run told as a whole to pages that may hear and cannot answer: each word replaces the one before."""
 
     PERIOD_S = 0.5
     ROWS = 1_500
     """Values that such a page is shown."""
+    CHARACTERS = 120_000
+    """Of what such a page is told of a search."""
 
     def __init__(self, source: Source, after_s: float = 0.0) -> None:
         self.source = source
@@ -71,18 +106,25 @@ class Whole:
 
     def news(self) -> str | None:
         """The run as a packed table; None where there is nothing new or it is too early to say so."""
-        from deepseek_lab.views import _run
-
         source, now_s = self.source, time.monotonic()
-        log = source.log
-        state = (len(log), log.progress, log.ranks, source.stopping())
+        log, more = source.log, dict(source.facts())
+        state = (len(log), log.progress, log.ranks, source.stopping(), more)
         if now_s < self._next_s or state == self._told or source.ended():
             return None
         self._told, began_s = state, time.thread_time()
-        facts = {"now_s": time.time(), "state": "stopping" if source.stopping() else "live"}
-        packed = _run.packed_log(log, self.ROWS, **facts)
+        facts = {**more, "now_s": time.time(), "state": "stopping" if source.stopping() else "live"}
+        packed = self._packed(log, facts)
         self._next_s = now_s + max(self.PERIOD_S, (time.thread_time() - began_s) / SHARE)
         return packed
+
+    def _packed(self, log: ev.EventLog, facts: dict[str, Any]) -> str:
+        if self.source.kind == "search":
+            from deepseek_lab.views import _search_packed
+
+            return _search_packed.packed_search(log, self.CHARACTERS, **facts)
+        from deepseek_lab.views import _run
+
+        return _run.packed_log(log, self.ROWS, **facts)
 
 
 _sources: dict[str, Source] = {}
@@ -168,6 +210,8 @@ class _Channel:
         self._answered = 0
         self._progress: ev.Progressed | None = None
         self._ranks: ev.RanksSeen | None = None
+        self._packing = _packing(source)
+        self._facts: dict[str, Any] = {}
         self._told_stopping = False
 
     @property
@@ -180,8 +224,6 @@ class _Channel:
 
     def tell(self) -> bool:
         """Send what is new; returns whether that was the last word."""
-        from deepseek_lab.views import _run
-
         source = self.source
         ended = source.ended()
         if not self.keeps_up and not ended:
@@ -193,20 +235,21 @@ class _Channel:
         if ranks is not None and ranks is not self._ranks:
             self._ranks = ranks
             told = [*events, ranks]
-        stopping = source.stopping()
-        news = told or len(rows) or progress is not self._progress or stopping != self._told_stopping
+        stopping, more = source.stopping(), dict(source.facts())
+        changed = stopping != self._told_stopping or more != self._facts
+        news = told or len(rows) or progress is not self._progress or changed
         if not news and not ended and self._sent:
             return False
         self._events += len(events)
         self._rows += len(rows)
-        self._progress, self._told_stopping = progress, stopping
-        facts: dict[str, Any] = {"values": self._rows, "now_s": time.time(), "state": "live"}
+        self._progress, self._told_stopping, self._facts = progress, stopping, more
+        facts: dict[str, Any] = {**more, "values": self._rows, "now_s": time.time(), "state": "live"}
         if progress is not None:
             facts |= {"done": progress.done, "total": progress.total, "unit": progress.unit}
         if ended or stopping:
             facts["state"] = "ended" if ended else "stopping"
         self._sent += 1
-        packed = _run.packed_run(told, _run.thinned(rows, MAX_ROWS), **facts)
+        packed = self._packing.packed(told, rows, **facts)
         message = {"number": self._sent, "first": self._sent == 1, "packed": packed}
         self._context.run(self._comm.send, message)
         return ended
@@ -274,10 +317,19 @@ def announce(data: dict[str, Any]) -> None:
 
 
 def _heard(channel: _Channel, data: dict[str, Any]) -> None:
-    if data.get("do") == "stop":
-        channel.source.stop()
-        _hurry.set()
+    wish(channel.source, data)
     channel.answered(data.get("seen"))
+
+
+def wish(source: Source, data: Mapping[str, Any]) -> None:
+    """Do what a page wishes of a run, and tell all pages soon what came of it."""
+    if data.get("do") == "stop":
+        source.stop()
+    elif isinstance(data.get("do"), str) and source.act is not None:
+        source.act(data)
+    else:
+        return
+    _hurry.set()
 
 
 def _drop(channel: _Channel) -> None:

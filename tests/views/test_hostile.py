@@ -23,8 +23,18 @@ from deepseek_lab import views
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.events import GraphNode
 from deepseek_lab.base.report import OptimizeReport
-from deepseek_lab.views import HeatmapView, LinesView, ScatterView, TableView, _bundle, _page, _run
+from deepseek_lab.views import (
+    HeatmapView,
+    LinesView,
+    ScatterView,
+    TableView,
+    _bundle,
+    _page,
+    _run,
+    _search_packed,
+)
 from tests.views import hostile, samples
+from tests.views.searches import Made
 from tests.views.test_page import unpacked
 
 HTML = frozenset(
@@ -50,6 +60,7 @@ HTML = frozenset(
 PAGE = HTML | {"body", "head", "html", "main", "meta", "script", "title"}
 SVG = {"circle", "g", "image", "line", "path", "polygon", "polyline", "rect", "svg", "text", "style", "title"}
 ATTRIBUTES = {
+    "details": {"open"},
     "iframe": {"sandbox", "title", "loading", "srcdoc"},
     "img": {"alt", "src", "style"},
     "script": {"type", "id"},
@@ -235,7 +246,16 @@ def _results(word: str) -> None:
             _is_svg(chart.svg(word))
 
 
-PRODUCERS = {one.__name__.strip("_"): one for one in (_graph, _report, _watched, _memory, _results)}
+def _searched(word: str) -> None:
+    made = Made(word=word).begin().search(24).running().compare().end(word)
+    for live in (False, True):
+        _is_bundle(views.search_bundle("run", made.log, title=word, live=live))
+    unpacked(_search_packed.SearchPacking().packed(made.log.since(), state=word))
+
+
+PRODUCERS = {
+    one.__name__.strip("_"): one for one in (_graph, _report, _watched, _memory, _results, _searched)
+}
 
 
 def test_there_are_a_hundred_payloads_and_each_is_another() -> None:
