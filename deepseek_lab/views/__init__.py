@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from deepseek_lab.views._save import save
     from deepseek_lab.views._scaling import scaling_html, scaling_line, scaling_text
     from deepseek_lab.views._scatter_view import ScatterView
+    from deepseek_lab.views._search import search_bundle, search_html, search_text
+    from deepseek_lab.views._search_line import search_line
     from deepseek_lab.views._svg import graph_svg
     from deepseek_lab.views._table_view import TableView
     from deepseek_lab.views._text import graph_text
@@ -85,6 +87,10 @@ _PLACES = {
     "scaling_html": "_scaling",
     "scaling_line": "_scaling",
     "scaling_text": "_scaling",
+    "search_bundle": "_search",
+    "search_html": "_search",
+    "search_line": "_search_line",
+    "search_text": "_search",
     "timeline_frame": "_timeline",
     "timeline_page": "_timeline",
     "timeline_svg": "_timeline_svg",
@@ -135,6 +141,10 @@ __all__ = [
     "scaling_html",
     "scaling_line",
     "scaling_text",
+    "search_bundle",
+    "search_html",
+    "search_line",
+    "search_text",
     "timeline_frame",
     "timeline_page",
     "timeline_svg",
