@@ -18,6 +18,9 @@ LARGEST = 0.55
 """Small trials that are larger than this save too little."""
 POOR, MIN_PAIRS = 0.25, 6
 """A rank correlation below this, over so many pairs, says that small trials tell little."""
+TESTS, GOOD = 8, 0.5
+"""The smallest size is used once so many configurations have run on it and on the next one, and so did their ranks
+agree."""
 STEP, POOR_STEP = 4, 2
 """Of so many configurations on a rung, one rises."""
 LEAST_WHOLE = 3
@@ -92,6 +95,8 @@ class Step:
     config: str | None
     """None for a new configuration."""
     rung: int
+    rises: bool = False
+    """Whether it is run there for being good on the rung below."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +128,10 @@ class Ladder:
         self.configs: dict[str, Config] = {}
         self.closing = False
         """No new configurations any more: those that may still rise do."""
+        self.start = 1 if len(self.sizes) > 2 else 0
+        """The rung on which new configurations begin."""
+        self.tested: Agreement | None = None
+        """How well the smallest size tells what the next one gives, once that is known."""
 
     @property
     def top(self) -> int:
@@ -136,11 +145,13 @@ class Ladder:
 
     def next(self) -> Step | None:
         """What to run now; None where that is nothing, until something ends or for good."""
-        for rung in range(self.top - 1, -1, -1):
+        for rung in range(self.top - 1, self.start - 1, -1):
             if (found := self._rising(rung)) is not None:
-                return Step(found.name, rung + 1)
+                return Step(found.name, rung + 1, rises=True)
+        if (found := self._untested()) is not None:
+            return Step(found.name, 0)
         if not self.closing and (self.num is None or len(self.configs) < self.num):
-            return Step(None, 0)
+            return Step(None, self.start)
         if self.num_running:
             return None
         return self._last()
@@ -162,14 +173,38 @@ class Ladder:
 
     def _last(self) -> Step | None:
         """When no more are to come, the best few of each rung go on, whoever rose while they were not yet there."""
-        for rung in range(self.top):
+        for rung in range(self.start, self.top):
             there = [
                 one for one in self.configs.values() if one.values.get(rung) is not None and not one.failed
             ]
             for one in sorted(there, key=lambda one: self._rank(one, rung))[:LEAST_WHOLE]:
                 if rung + 1 not in one.values and self.top not in one.values:
-                    return Step(one.name, rung + 1)
+                    return Step(one.name, rung + 1, rises=True)
         return None
+
+    def _untested(self) -> Config | None:
+        """While the smallest size is on trial: a configuration that ran on the next one and not on it."""
+        if self.top < 2 or self.tested is not None or self.closing:
+            return None
+        waiting = (
+            one
+            for one in self.configs.values()
+            if one.running is None and one.values.get(1) is not None and 0 not in one.values and not one.rose
+        )
+        return next(waiting, None)
+
+    def _test(self) -> None:
+        """Begin with the smallest size where it tells enough of what the next one gives."""
+        if self.top < 2 or self.tested is not None:
+            return
+        pairs = [
+            (low, high)
+            for one in self.configs.values()
+            if (low := one.values.get(0)) is not None and (high := one.values.get(1)) is not None
+        ]
+        if len(pairs) >= TESTS:
+            self.tested = Agreement(0, spearman(pairs), len(pairs))
+            self.start = 0 if self.tested.correlation >= GOOD else 1
 
     def _rank(self, one: Config, rung: int) -> tuple[float, float]:
         value = one.values.get(rung)
@@ -188,6 +223,7 @@ class Ladder:
         one.running = None
         one.values |= values
         one.violation = violation
+        self._test()
 
     def abandon(self, name: str) -> None:
         """It will not end."""
@@ -218,7 +254,9 @@ class Ladder:
     def _place(self, one: Config) -> tuple[float, ...]:
         if one.failed:
             return (1.0, 0.0, 0.0, 0.0)
-        rung = one.rose if one.rose in one.values else min(one.values)
+        rung = one.rose or self.start
+        if rung not in one.values:
+            rung = min(one.values)
         return (0.0, -float(one.rose), *self._rank(one, rung))
 
 

@@ -255,7 +255,7 @@ class Search:
         if step.config is not None:
             if self._late(rung.cost * self._whole_s()):
                 return False
-            self._begin(places, "search", step.config, step.rung, None, rises=True)
+            self._begin(places, "search", step.config, step.rung, None, rises=step.rises)
             return True
         config = new_config()
         self._begin(places, "search", config, step.rung, self._sampling.draw(config), rises=False)
@@ -468,7 +468,15 @@ class Search:
             return
         self._judged_s = now
         ranks = []
-        for rung in range(self._ladder.top):
+        tested = self._ladder.tested
+        if tested is not None and self._ladder.start and "tested" not in self._told:
+            self._told.add("tested")
+            self._note(
+                f"trials of {self._ladder.sizes[0].cost:.1%} tell too little (rank correlation with those of "
+                f"{self._ladder.sizes[1].cost:.0%} is {tested.correlation:.2f} over {tested.num}), so the smallest are "
+                f"{self._ladder.sizes[1].cost:.0%} of the cell"
+            )
+        for rung in range(self._ladder.start, self._ladder.top):
             agreement = self._ladder.agreement(rung)
             if agreement.num >= 3:
                 cost = self._ladder.sizes[rung].cost

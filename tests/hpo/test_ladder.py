@@ -17,7 +17,7 @@ def drive(ladder: Ladder, quality: dict[str, float], noise: float, seed: int = 0
     while (step := ladder.next()) is not None:
         name = step.config if step.config is not None else next(names)
         assert ladder.configs.get(name) is None or step.rung not in ladder.configs[name].values
-        ladder.begin(name, step.rung, rises=step.config is not None)
+        ladder.begin(name, step.rung, rises=step.rises)
         size = ladder.sizes[step.rung]
         cost += size.cost
         ladder.end(name, {step.rung: quality[name] + noise * (1 - size.cost) * draw.gauss(0, 1)})
@@ -49,6 +49,25 @@ def test_the_best_are_run_whole_for_a_fraction_of_the_cost() -> None:
     assert "c59" in whole
     assert LEAST_WHOLE <= len(whole) <= 3 + LEAST_WHOLE
     assert cost < 60 * 0.3
+
+
+@pytest.mark.parametrize(("noise", "start"), [(0.0, 0), (9.0, 1)])
+def test_the_smallest_size_is_used_where_it_tells_enough(noise: float, start: int) -> None:
+    quality = {f"c{index}": index / 60 for index in random.Random(2).sample(range(60), 60)}
+    ladder = Ladder((Rung(0.1, 0.5), Rung(0.25, 1.0), WHOLE), True, 60)
+    draw = random.Random(3)
+    names = iter(quality)
+    began: list[int] = []
+    while (step := ladder.next()) is not None:
+        name = step.config if step.config is not None else next(names)
+        if step.config is None:
+            began.append(step.rung)
+        ladder.begin(name, step.rung, rises=step.rises)
+        ladder.end(name, {step.rung: quality[name] + (noise * draw.gauss(0, 1) if not step.rung else 0.0)})
+    assert ladder.start == start
+    assert set(began[:8]) == {1}
+    assert set(began[10:]) == {start}
+    assert "c59" in {name for name, one in ladder.configs.items() if 2 in one.values}
 
 
 def test_a_small_search_still_runs_some_whole() -> None:
