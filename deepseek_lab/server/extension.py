@@ -109,7 +109,7 @@ class StudiesHandler(JupyterHandler):
             put(name, value)
         if is_page(self._path):
             self.xsrf_token  # noqa: B018  # sets the cookie that the page's script sends back
-        self.finish(answer.body)
+        self.finish(answer.body or None)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """As the server's pages, or as the dashboard's script understands it."""

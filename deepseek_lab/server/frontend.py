@@ -16,9 +16,12 @@ from deepseek_lab.server.messages import up
 SCRIPT = "static/bundle.js"
 _PRELUDE = Path(__file__).with_name("prelude.js")
 _LINK = re.compile(r'\b(src|href|action)="/(?!/)')
-_ROUTER = re.compile(r'\burl_prefix:"/dashboard"')
+_ROUTER = re.compile(
+    r'(?<=,\{)(?=children:\(0,\w+\.jsxs\)\(\w+,\{children:\[\(0,\w+\.jsx\)\(\w+,\{path:\w+\+"/studies/:)'
+)
+"""Before the children of the router, which are its routes."""
 _ASKED = re.compile(r"`\$\{this\.baseURL\}/api/")
-_BACKTICK = re.compile(r"`/(api|artifacts|csv|dashboard|static)(?=/)")
+_BACKTICK = re.compile(r"`/(api|artifacts|csv|static)(?=/)")
 _QUOTED = re.compile(r"""(["'])/(api|artifacts|csv|static)(?=/)""")
 
 
@@ -33,7 +36,7 @@ def script(text: str, version: str) -> str:
     Raises:
         TargetError: it is not written as this knows it, and would ask in the wrong places.
     """
-    text, routers = _ROUTER.subn('url_prefix:decodeURIComponent(studyRoot)+"/dashboard"', text)
+    text, routers = _ROUTER.subn("basename:studyRoot,", text)
     text, asked = _ASKED.subn("`${studyRoot}/api/", text)
     if routers != 1 or not asked:
         raise TargetError(

@@ -38,13 +38,20 @@ export class Lab {
   private constructor(
     readonly folder: string,
     readonly url: string,
+    readonly token: string,
     server: ChildProcess,
   ) {
     this.#server = server;
   }
 
-  /** Start a server; `folder` is where its notebooks and settings are. */
-  static async start(options: { extension: boolean; folder?: string; bin?: string }): Promise<Lab> {
+  /** Start a server; `folder` is where its notebooks and settings are, `base` what stands before all of its paths. */
+  static async start(options: {
+    extension: boolean;
+    folder?: string;
+    bin?: string;
+    base?: string;
+    token?: string;
+  }): Promise<Lab> {
     const folder = options.folder ?? mkdtempSync(join(tmpdir(), "lab-"));
     const port = await freePort();
     mkdirSync(join(folder, "config", "labconfig"), { recursive: true });
@@ -60,7 +67,8 @@ export class Lab {
         `--port=${port}`,
         "--no-browser",
         "--allow-root",
-        "--IdentityProvider.token=",
+        `--IdentityProvider.token=${options.token ?? ""}`,
+        `--ServerApp.base_url=${options.base ?? ""}/`,
         `--notebook-dir=${folder}`,
       ],
       {
@@ -76,7 +84,12 @@ export class Lab {
         stdio: "ignore",
       },
     );
-    const made = new Lab(folder, `http://127.0.0.1:${port}`, server);
+    const made = new Lab(
+      folder,
+      `http://127.0.0.1:${port}${options.base ?? ""}`,
+      options.token ?? "",
+      server,
+    );
     await made.#answers();
     return made;
   }
@@ -133,7 +146,8 @@ export class Lab {
     const page = await browser.newPage({ viewport: { width: 1300, height: 900 }, colorScheme: "light" });
     // A workspace of its own: what other pages had open is not opened again.
     const path = APP === "lab" ? `lab/workspaces/w${++this.#pages}/tree` : "notebooks";
-    await page.goto(`${this.url}/${path}/${name}.ipynb`);
+    const query = this.token === "" ? "" : `?token=${this.token}`;
+    await page.goto(`${this.url}/${path}/${name}.ipynb${query}`);
     const cell = page.locator(".jp-Notebook .jp-Cell").first();
     // JupyterLab 4.2 now and then lays out no cell of a notebook until its window changes.
     for (let height = 899; !(await visible(cell, 15_000)); height -= 1) {

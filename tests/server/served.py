@@ -84,7 +84,8 @@ class Sender:
             connection.putheader("Content-Length", str(len(body or b"")))
             connection.endheaders(body)
             response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
+            names = {name.lower() for name in response.headers}
+            found = {name: ", ".join(response.headers.get_all(name) or []) for name in names}
             cookies = response.headers.get_all("Set-Cookie") or []
             return Reply(response.status, found, cookies, response.read())
 
@@ -106,6 +107,7 @@ class Jupyter:
             "JUPYTER_TOKEN": self.token,
         }
         options = [f"--ServerApp.base_url={base_url}", f"--ServerApp.root_dir={folder}"]
+        options.append("--ServerApp.authorizer_class=tests.server.authorizer.ByHeader")
         options += [
             f"--ServerApp.port={self.port}",
             "--ServerApp.port_retries=0",

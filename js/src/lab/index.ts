@@ -1,7 +1,7 @@
-/** The plugins: outputs, the panel of runs, the notebook's toggle with its place in the status bar. */
+/** The plugins: outputs, the panel of runs, studies, the notebook's toggle with its place in the status bar. */
 
 import { ILabShell, type JupyterFrontEnd, type JupyterFrontEndPlugin } from "@jupyterlab/application";
-import { ICommandPalette, MainAreaWidget } from "@jupyterlab/apputils";
+import { ICommandPalette, IThemeManager, MainAreaWidget } from "@jupyterlab/apputils";
 import type { DocumentRegistry } from "@jupyterlab/docregistry";
 import { IRenderMimeRegistry } from "@jupyterlab/rendermime";
 import { ISettingRegistry } from "@jupyterlab/settingregistry";
@@ -17,6 +17,7 @@ import { Output } from "./output";
 import { Comparison, RunsPanel } from "./panel";
 import { MIME } from "../core/payload";
 import { IRuns, Runs } from "./runs";
+import { address, asName, followLinks, StudyTab } from "./studies";
 import { STYLE } from "./style";
 import { Toggle } from "./toggle";
 
@@ -166,4 +167,54 @@ const toggles: JupyterFrontEndPlugin<void> = {
   },
 };
 
-export default [outputs, panel, toggles];
+const studies: JupyterFrontEndPlugin<void> = {
+  id: "deepseek-lab:studies",
+  description: "Studies of searches in tabs, as the server shows them.",
+  autoStart: true,
+  optional: [ILabShell, ICommandPalette, IThemeManager, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    shell: ILabShell | null,
+    palette: ICommandPalette | null,
+    themes: IThemeManager | null,
+    translator: ITranslator | null,
+  ): void => {
+    const words = (translator ?? nullTranslator).load(DOMAIN);
+    const command = "deepseek-lab:studies";
+    const settings = app.serviceManager.serverSettings;
+    const open = new Map<string, MainAreaWidget<StudyTab>>();
+    const colours = (): void => {
+      if (themes?.theme == null) return;
+      const dark = !themes.isLight(themes.theme);
+      for (const { content } of open.values()) content.dark(dark);
+    };
+    themes?.themeChanged.connect(colours);
+    const show = (study: string): void => {
+      let tab = open.get(study);
+      if (tab === undefined) {
+        tab = new MainAreaWidget({ content: new StudyTab(study, settings, words) });
+        tab.id = `deepseek-lab-study-${study}`;
+        tab.title.label = study === "" ? words.__("Studies") : study;
+        tab.title.closable = true;
+        tab.disposed.connect(() => open.delete(study));
+        open.set(study, tab);
+        colours();
+        app.shell.add(tab, "main");
+      }
+      app.shell.activateById(tab.id);
+    };
+    app.commands.addCommand(command, {
+      label: words.__("DeepSeek: studies"),
+      // Notebook 7 has one document in a page: there it is a page of its own.
+      execute: (args) => {
+        const study = asName(args["study"]);
+        if (shell !== null) show(study);
+        else window.open(address(settings, study), "_blank", "noopener");
+      },
+    });
+    if (shell !== null) followLinks((study) => void app.commands.execute(command, { study }));
+    palette?.addItem({ command, category: "DeepSeek Lab" });
+  },
+};
+
+export default [outputs, panel, studies, toggles];

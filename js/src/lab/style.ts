@@ -20,6 +20,9 @@ background:var(--jp-layout-color2);color:var(--jp-ui-font-color1);padding:2px 8p
 .dsl-panel .dsl-open:hover{text-decoration:underline}
 .dsl-panel .dsl-actions{display:flex;gap:6px;margin:4px 0 0 30px}
 .dsl-panel :focus-visible,.dsl-toggle:focus-visible{outline:2px solid var(--jp-brand-color1);outline-offset:1px}
+.dsl-study{display:flex;flex-direction:column;background:var(--jp-layout-color1)}
+.dsl-study .jp-IFrame{flex:1;position:relative}
+.dsl-study .dsl-note{margin:10px;color:var(--jp-ui-font-color1)}
 .dsl-comparison{display:flex;gap:10px;padding:10px;overflow:auto;background:var(--jp-layout-color1)}
 .dsl-side{flex:1 1 0;min-width:0;display:flex;flex-direction:column;gap:10px}
 .dsl-toggle{font:inherit;font-size:12px;min-height:24px;padding:0 8px;cursor:pointer;white-space:nowrap;border-radius:4px;
