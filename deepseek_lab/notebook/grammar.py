@@ -703,6 +703,47 @@ VERBS: dict[str, Verb] = {
             elsewhere=True,
         ),
         Verb(
+            "limits",
+            "finds the largest batch size that is safe, the fastest one, and the range of learning rates, on copies in "
+            "another process: nothing of the notebook changes",
+            ("cell", "line"),
+            (Operand("MODEL", "object", "on a line: an nn.Module; above a cell its own loop is measured"),),
+            (
+                Flag(
+                    "optimizer",
+                    "on a line: the optimizer",
+                    "text",
+                    "NAME",
+                    default="the one that trains the model",
+                ),
+                Flag(
+                    "loss",
+                    "on a line: called with output and target",
+                    "text",
+                    "NAME",
+                    default="the model's own",
+                ),
+                Flag("data", "on a line: the DataLoader", "text", "NAME", default="the only one"),
+                Flag(
+                    "memory",
+                    "what the training may hold: its process, or what it reserves on a GPU",
+                    "text",
+                    "SIZE|auto",
+                    default="auto: 90 % of what is free",
+                ),
+                Flag("time", "end after so long with what is known", "seconds", "SECONDS", default="60"),
+            ),
+            (
+                ("%%deepseek limits", "of the training loop below, which is left after a few steps"),
+                ("%%deepseek limits --memory 8GiB --to r", "r.largest.size, r.fastest.size, r.rates.value"),
+                (
+                    "%deepseek limits model --optimizer optimizer --loss loss_fn --data loader",
+                    "of objects of the notebook, without a cell",
+                ),
+            ),
+            elsewhere=True,
+        ),
+        Verb(
             "why",
             "explains for each graph what was chosen, what every candidate did, and where capture broke",
             ("line",),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         inspection_views,
         live_text,
     )
+    from deepseek_lab.views._limits import limits_html, limits_line, limits_text
     from deepseek_lab.views._lines_view import LinesView
     from deepseek_lab.views._memory_plan import memory_plan_html, memory_plan_line, memory_plan_text
     from deepseek_lab.views._overlays import Overlay
@@ -72,6 +73,9 @@ _PLACES = {
     "inspection_overlays": "_inspect",
     "inspection_text": "_inspect",
     "inspection_views": "_inspect",
+    "limits_html": "_limits",
+    "limits_line": "_limits",
+    "limits_text": "_limits",
     "live_text": "_inspect",
     "live_widget": "_widget",
     "memory_plan_html": "_memory_plan",
@@ -126,6 +130,9 @@ __all__ = [
     "inspection_overlays",
     "inspection_text",
     "inspection_views",
+    "limits_html",
+    "limits_line",
+    "limits_text",
     "live_text",
     "live_widget",
     "memory_plan_html",

@@ -1,0 +1,1 @@
+"""What batch sizes and learning rates a training bears, measured on copies in another process."""
