@@ -316,7 +316,8 @@ def _elsewhere(
         known = _shapes.get(key) if _HARD not in key else None
         if known is not None:
             made = [
-                torch.empty_strided(shape, stride, dtype=dtype, device=_META) for shape, stride, dtype in known[1:]
+                torch.empty_strided(shape, stride, dtype=dtype, device=_META)
+                for shape, stride, dtype in known[1:]
             ]
             return _wrapped(function, told, args, kwargs, like, written, tuple(made) if known[0] else made[0])
 

@@ -33,6 +33,8 @@ from deepseek_lab.distributed.worker.mesh.shown import shown
 from deepseek_lab.distributed.worker.mesh.stages import Course, balanced, course
 
 _MOST_KNOWN = 4096
+_IN_PLACE = "leaf Variable that requires grad is being used in an in-place operation"
+"""What PyTorch says to a block that begins by writing into what it is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,13 +197,11 @@ class Pipeline:
         return self._inside and not self.pipe.quiet and module not in self._callers
 
     def block(self, module: nn.Module, args: Any, kwargs: Any, plain: Callable[..., Any]) -> Any:
-        """Call a block: where its parameters are, or if it has none where what it is given is."""
-        flat, spec = tree_flatten((args, kwargs))
+        """Call a block where its parameters are; one that has none does what it does where its tensors are."""
         stage = _owner(module)
         if stage is None:
-            stage = max((one.stage for one in flat if isinstance(one, Owned)), default=None)
-        if stage is None:
             return plain(module, *args, **kwargs)
+        flat, spec = tree_flatten((args, kwargs))
         grad = torch.is_grad_enabled()
         given: list[Any] = [
             self._brought(one, stage, grad) if isinstance(one, Tensor) else one for one in flat
@@ -334,12 +334,12 @@ class _Block:
 
         def find() -> tuple[list[Tensor], _Outs]:
             self.inputs = [_leaf(one, need and self._grad) for one, need in zip(tensors, needs, strict=True)]
-            given = list(self._given)
-            for place, one in zip(self._places, self.inputs, strict=False):
-                given[place] = one
-            args, kwargs = tree_unflatten(given, self._spec)
-            with torch.set_grad_enabled(self._grad), self._shown(), self._alone():
-                made = self._plain(self._module, *args, **kwargs)
+            try:
+                made = self._call(copies=False)
+            except RuntimeError as error:
+                if _IN_PLACE not in str(error):
+                    raise
+                made = self._call(copies=True)
             flat, spec = tree_flatten(made)
             leaves = tuple(_described(one, type(self._module)) for one in flat)
             return [one for one in flat if isinstance(one, Tensor)], _Outs(spec, leaves)
@@ -354,6 +354,15 @@ class _Block:
             self.made = made
             locals_ = [one.detach() for one in made]
         return [Owned.of(one, self.stage, pipe) for one in locals_]
+
+    def _call(self, *, copies: bool) -> Any:
+        """Call the module, with what may be written into if it is to have copies."""
+        given = list(self._given)
+        with torch.set_grad_enabled(self._grad), self._shown(), self._alone():
+            for place, one in zip(self._places, self.inputs, strict=False):
+                given[place] = one.clone() if copies else one
+            args, kwargs = tree_unflatten(given, self._spec)
+            return self._plain(self._module, *args, **kwargs)
 
     def backward(self, gradients: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
         """Gradients of what was given, where they can be found."""

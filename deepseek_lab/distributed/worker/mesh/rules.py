@@ -76,12 +76,20 @@ def _pointwise(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     mine = slices(flat)
     at, size, blocks = _alike(mine)
     cut = mine[0].cut
+    _free(function, args, kwargs)
     locals_ = [_beside(one, at, size, blocks, mine[0]) for one in flat]
     inner_args, inner_kwargs = tree_unflatten(locals_, spec)
     made = function(*inner_args, **inner_kwargs)
     if args and isinstance(args[0], Slice) and made is args[0].local:  # in place
         return args[0]
     return Slice.of(made, made.ndim + at, cut, blocks=blocks, origins=union(mine))
+
+
+def _free(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Have what is written into be no view of what DTensor gave, for of that autograd knows not."""
+    writes = name_of(function).endswith("_") or kwargs.get("inplace") or any(one is True for one in args[1:])
+    if writes and args and isinstance(args[0], Slice) and args[0].local._is_view():
+        args[0].local = args[0].local.clone()
 
 
 def _alike(mine: Sequence[Slice]) -> tuple[int, int, int | None]:
@@ -116,6 +124,7 @@ def _fit(plain: Tensor, at: int, size: int, blocks: int | None, like: Slice) -> 
 
 def _unary(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     one = _first(args)
+    _free(function, args, kwargs)
     flat, spec = tree_flatten((args, kwargs))
     inner_args, inner_kwargs = tree_unflatten(
         [each.local if isinstance(each, Slice) else each for each in flat], spec

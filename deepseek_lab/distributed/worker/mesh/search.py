@@ -330,7 +330,8 @@ class _Walk(Cut):
             self.stopped(one.origins, self._layers[number][0])
             return (one.whole(),)
         roles.add("row")
-        self.resolve(one.origins, 1)
+        if one.blocks is None:
+            self.resolve(one.origins, 1)
         self._reached[number] = self._reached.get(number, Origins()) | one.origins
         return (one.local,)
 

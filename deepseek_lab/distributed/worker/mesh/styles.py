@@ -50,7 +50,7 @@ class Column(ColwiseParallel):
     ) -> Any:  # type: ignore[override]
         if self._alone:
             self._cut.note(output)
-            return output.redistribute(placements=layouts).to_local()
+            return own(output.redistribute(placements=layouts).to_local())
         return Slice.of(output.to_local(), -1, self._cut)
 
 
@@ -69,7 +69,7 @@ class Row(RowwiseParallel):
         self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh
     ) -> Any:  # type: ignore[override]
         self._cut.note(output)
-        return output.redistribute(placements=layouts).to_local()
+        return own(output.redistribute(placements=layouts).to_local())
 
 
 class Table(RowwiseParallel):
@@ -87,7 +87,7 @@ class Table(RowwiseParallel):
         self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh
     ) -> Any:  # type: ignore[override]
         self._cut.note(output)
-        return output.redistribute(placements=layouts).to_local()
+        return own(output.redistribute(placements=layouts).to_local())
 
 
 def part_of_rows(one: Tensor, cut: Cut) -> Tensor:
@@ -102,8 +102,12 @@ def summed(part: Tensor, cut: Cut) -> Tensor:
     assert cut.mesh is not None
     cut.note(part)
     made = DTensor.from_local(part, cut.mesh, [Partial()], run_check=False)
-    whole: Tensor = made.redistribute(placements=[Replicate()]).to_local()
-    return whole
+    return own(made.redistribute(placements=[Replicate()]).to_local())
+
+
+def own(one: Tensor) -> Tensor:
+    """The same values in a tensor that may be written into: what DTensor gives is a view, which autograd guards."""
+    return one.clone() if one.requires_grad else one
 
 
 class _Own(ParallelStyle):
@@ -134,7 +138,10 @@ class _Own(ParallelStyle):
                     made = distribute_tensor(one, mesh, [placement], src_data_rank=self.src_data_rank)
                     part.register_parameter(key, nn.Parameter(made, requires_grad=one.requires_grad))
 
-        return distribute_module(module, device_mesh, partition, self._before, self._after)  # type: ignore[arg-type]
+        made = distribute_module(module, device_mesh, partition, self._before, self._after)  # type: ignore[arg-type]
+        for part in made.modules():
+            vars(part)["_distribute_module_applied"] = True
+        return made
 
     def _before(self, module: nn.Module, inputs: Any, mesh: DeviceMesh) -> Any:
         return self.enter(module, inputs)

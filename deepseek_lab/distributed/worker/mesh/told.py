@@ -95,8 +95,8 @@ class Told:
         if self.costs:
             costs = ", ".join(f"{cost:.0%}" for cost in self.costs)
             lines.append(
-                f"  {self.micro_batches} micro-batches; stages compute {costs} of a pass, and wait {self.bubble:.0%} of "
-                "the time if they take equally long"
+                f"  {self.micro_batches} micro-batches; stages compute {costs} of a pass, and wait {self.bubble:.0%} "
+                "of the time if they take equally long"
             )
         moved = {"added up within layers": self.layers_bytes, "sent between stages": self.stages_bytes}
         moved["averaged over copies"] = self.copies_bytes
