@@ -8,6 +8,8 @@ from typing import Any
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")
 """What gloo says."""
+_TOGETHER = ("Timed out waiting", "gloo/", "ProcessGroup", "NCCL")
+"""What is in the text of errors of gloo, NCCL and their groups."""
 _MOST_OUTPUT = 100_000
 
 
@@ -86,6 +88,17 @@ class RankAnswer:
     broken: bool = False
     """Whether its connections to the others are shut down."""
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    waited: str = ""
+    """The operation in which it waited for others."""
+    record: str = ""
+    """What it did in place of what others did, by their records, as the rest of a sentence."""
+
+    @property
+    def in_collective(self) -> bool:
+        """Whether it failed in what ranks do together."""
+        return self.status in {"error", "unblocked"} and any(
+            word in self.text for word in (*_LOST, *_TOGETHER)
+        )
 
     @property
     def peer_lost(self) -> bool:

@@ -11,6 +11,10 @@ from typing import Any
 _MOST_TEXT = 10_000
 
 
+LEFT_OUT: set[str] = set()
+"""Files whose frames no traceback shows: what stands around calls of the user's."""
+
+
 class CellFailed(Exception):
     """A cell raised; ``name`` and ``text`` tell it as Python would."""
 
@@ -66,6 +70,7 @@ def describe(error: BaseException, file: str) -> str:
     one: traceback.TracebackException | None = told
     while one is not None and id(one) not in seen:
         seen.add(id(one))
+        one.stack[:] = [frame for frame in one.stack if frame.filename not in LEFT_OUT]
         first = next((index for index, frame in enumerate(one.stack) if frame.filename == file), None)
         if first is not None:
             del one.stack[:first]

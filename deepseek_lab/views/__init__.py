@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from deepseek_lab.views._text import graph_text
     from deepseek_lab.views._timeline import packed_timeline, timeline_frame, timeline_page, timeline_text
     from deepseek_lab.views._timeline_svg import timeline_svg
-    from deepseek_lab.views._vitals import vitals_line
+    from deepseek_lab.views._vitals import FIGURES, vitals_figures, vitals_line
     from deepseek_lab.views._widget import LiveWidget, live_widget
 
 _PLACES = {
@@ -99,10 +99,13 @@ _PLACES = {
     "timeline_page": "_timeline",
     "timeline_svg": "_timeline_svg",
     "timeline_text": "_timeline",
+    "FIGURES": "_vitals",
+    "vitals_figures": "_vitals",
     "vitals_line": "_vitals",
 }
 
 __all__ = [
+    "FIGURES",
     "HeatmapView",
     "LinesView",
     "LiveWidget",
@@ -156,6 +159,7 @@ __all__ = [
     "timeline_page",
     "timeline_svg",
     "timeline_text",
+    "vitals_figures",
     "vitals_line",
 ]
 

@@ -78,7 +78,7 @@ def ranks_html(
 
 
 def failure_text(answers: Mapping[int, RankAnswer], file: str, cell: str) -> str:
-    """One traceback for each distinct error, then who waited for whom."""
+    """One traceback for each distinct error, then who waited for whom, in what, and what the others did instead."""
 
     def named(text: str) -> str:
         return re.sub(rf'File "{re.escape(file)}", line', f"{cell}, line", text) if cell else text
@@ -99,11 +99,16 @@ def failure_text(answers: Mapping[int, RankAnswer], file: str, cell: str) -> str
         name, _, traceback = text.rpartition("\0")
         lines.append(f"{name} on {_ranks(which)}" if name else "")
         lines.append(named(traceback))
-    waited: dict[int, list[int]] = {}
+    waited: dict[tuple[int, str], list[int]] = {}
     for rank, one in answers.items():
-        if one.status == "unblocked" and rank not in own:
-            waited.setdefault(one.line or 0, []).append(rank)
-    for line, ranks in waited.items():
+        if one.waited or (one.status == "unblocked" and rank not in own):
+            waited.setdefault((one.line or 0, one.waited), []).append(rank)
+    for (line, what), ranks in waited.items():
+        whom = "" if own.keys() >= set(ranks) else f" for {_ranks(spans(own))}"
         place = f" at line {line}" if line else ""
-        lines.append(f"{_ranks(spans(ranks))} waited for {_ranks(spans(own))}{place}")
+        lines.append(f"{_ranks(spans(ranks))} waited{whom}{place}{f' in {what}' if what else ''}")
+    lines += [
+        f"{_ranks(which)} {text}"
+        for which, text in alike({rank: one.record for rank, one in answers.items()})
+    ]
     return "\n".join(line for line in lines if line)

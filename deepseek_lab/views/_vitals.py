@@ -52,17 +52,29 @@ def vitals_html(vitals: Sequence[RankVitals]) -> str:
     return f'<div class="dsl"><style>{_html.STYLE}</style>{_html.table(_table(vitals))}</div>'
 
 
+FIGURES = ("updates/s", "samples/s", "waiting", "loss", "memory")
+
+
+def vitals_figures(one: RankVitals | None) -> tuple[str, ...]:
+    """What :data:`FIGURES` names, of one rank; empty where nothing is known."""
+    if one is None:
+        return ("",) * len(FIGURES)
+    return (
+        _number(one.updates_per_s),
+        _number(one.samples_per_s),
+        "" if one.waiting is None else f"{100 * one.waiting:.0f} %",
+        "" if one.loss is None else f"{one.loss:.4g}",
+        "" if one.memory_bytes is None else _words.memory(one.memory_bytes),
+    )
+
+
 def _table(vitals: Sequence[RankVitals]) -> _tables.Table:
     rows = [
         (
             str(one.rank),
             _words.clip(one.state, 20),
             f"{one.num_updates:,}",
-            _number(one.updates_per_s),
-            _number(one.samples_per_s),
-            "" if one.waiting is None else f"{100 * one.waiting:.0f} %",
-            "" if one.loss is None else f"{one.loss:.4g}",
-            "" if one.memory_bytes is None else _words.memory(one.memory_bytes),
+            *vitals_figures(one),
             "" if one.device_bytes is None else _words.memory(one.device_bytes),
             "" if one.link_bytes_per_s is None else f"{_words.memory(one.link_bytes_per_s)}/s",
             _remarks(one),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepseek_lab.distributed.scaling.network import Link
 from deepseek_lab.distributed.scaling.predict import Compute
 from deepseek_lab.distributed.scaling.ways import GROUP, Arithmetic, Shares, Stages
-from deepseek_lab.distributed.worker import exchange
+from deepseek_lab.distributed.worker import exchange, hosts
 
 SMALL_BYTES = (1 << 10, 4 << 10)
 LARGE_S = 0.08
@@ -102,7 +102,7 @@ def _exchange(group: Any, num_bytes: int) -> Callable[[], None]:
     def run() -> None:
         for _ in range(_NUM_PAIRS):
             dist.all_to_all_single(came, whole, group=group)
-            exchange._gather(came, mine, group=group)
+            hosts.gather(came, mine, group=group)
 
     return run
 

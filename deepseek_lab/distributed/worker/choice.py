@@ -18,9 +18,11 @@ from torch import Tensor
 
 from deepseek_lab.distributed.worker import low_rank
 from deepseek_lab.distributed.worker.exchange import NUM_THREADS, Exchange
+from deepseek_lab.distributed.worker.hosts import NAME
 
 RANKS = (32, 8, 4)
-WAYS = ("plain", "bf16", "int8", *(f"powersgd-{rank}" for rank in RANKS))
+EXACT = ("plain", NAME)
+WAYS = (*EXACT, "bf16", f"{NAME}-bf16", "int8", f"{NAME}-int8", *(f"powersgd-{rank}" for rank in RANKS))
 """From the one that changes least to the one that changes most."""
 _ROUNDS = 4
 _WORTH = 0.95
@@ -38,15 +40,21 @@ class Choice:
     Args:
         exchange: Whose way is set.
         shapes: Gives the shapes of the gradients, when an update has been made.
+        lossy: Whether gradients may be changed on their way.
     """
 
-    def __init__(self, exchange: Exchange, shapes: Callable[[], Sequence[torch.Size]]) -> None:
+    def __init__(
+        self, exchange: Exchange, shapes: Callable[[], Sequence[torch.Size]], *, lossy: bool = True
+    ) -> None:
         self._exchange, self._shapes = exchange, shapes
+        self._ways = [
+            way for way in (WAYS if lossy else EXACT) if exchange.layered or not way.startswith(NAME)
+        ]
         self.seconds: dict[str, float] = {}
         """Of an update, by way; empty until it is decided."""
         self.expected: set[str] = set()
         """Ways whose seconds are what the link was measured to allow, for nothing was sent that way."""
-        self._search: _Search | None = self._find()
+        self._search: _Search | None = self._find() if lossy else self._find_exact()
         self._began_s = 0.0
         exchange.way = next(self._search)
 
@@ -67,34 +75,49 @@ class Choice:
         taken_s = yield "int8"
         expected = self._expect(*_agreed([taken_s, self._exchange.waited_s]))
         tried = {"int8": expected["int8"]}
-        for way in sorted(WAYS, key=lambda way: expected[way]):
+        for way in sorted(expected, key=lambda way: expected[way]):
             if way not in tried and expected[way] < min(tried.values()):
                 yield way  # the first time it makes what it keeps
                 (tried[way],) = _agreed([(yield way)])
-        hopeful = [way for way in WAYS if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
+        hopeful = [way for way in self._ways if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
         if len(hopeful) > 1:
-            times: dict[str, list[float]] = {way: [] for way in hopeful}
-            for _ in range(_ROUNDS):
-                for way in hopeful:
-                    times[way].append((yield way))
-            medians = _agreed([statistics.median(times[way]) for way in hopeful])
-            tried |= dict(zip(hopeful, medians, strict=True))
+            tried |= yield from self._take_turns(hopeful)
         self.seconds = expected | tried
-        self.expected = set(WAYS) - tried.keys()
-        best_s = min(tried[way] for way in hopeful)
-        self._exchange.keep(next(way for way in hopeful if _WORTH * tried[way] <= best_s))
+        self.expected = expected.keys() - tried.keys()
+        self._decide({way: tried[way] for way in hopeful})
+
+    def _find_exact(self) -> _Search:
+        """The same where all ways are to be tried."""
+        for way in (*self._ways, *self._ways):  # noqa: UP028 - a tuple is sent nothing
+            yield way  # the first time it makes what it keeps
+        self.seconds = yield from self._take_turns(self._ways)
+        self._decide(self.seconds)
+
+    def _take_turns(self, ways: Sequence[str]) -> Generator[str, float, dict[str, float]]:
+        """Seconds of an update by way."""
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(_ROUNDS):
+            for way in ways:
+                times[way].append((yield way))
+        medians = _agreed([statistics.median(times[way]) for way in ways])
+        return dict(zip(ways, medians, strict=True))
+
+    def _decide(self, seconds: dict[str, float]) -> None:
+        best_s = min(seconds.values())
+        self._exchange.keep(next(way for way, taken_s in seconds.items() if _WORTH * taken_s <= best_s))
 
     def _expect(self, int8_s: float, waited_s: float) -> dict[str, float]:
         """Seconds of an update by way: what int8 took, and what the others take at least."""
         alone_s = int8_s - waited_s
         shapes = self._shapes()
         total = sum(shape.numel() for shape in shapes)
-        value_s, product_s = _agreed([_probe_link(self._exchange), _probe_products(shapes)])
-        found = {
-            "plain": alone_s + total * value_s,
-            "bf16": alone_s + total * value_s / 2,
-            "int8": int8_s,
-        }
+        value_s, product_s = _agreed([_probe_link(self._exchange, "plain"), _probe_products(shapes)])
+        found = {"plain": alone_s + total * value_s}
+        if self._exchange.layered:
+            (layered_s,) = _agreed([_probe_link(self._exchange, NAME)])
+            found |= {NAME: alone_s + total * layered_s, f"{NAME}-bf16": alone_s + total * layered_s / 2}
+            found[f"{NAME}-int8"] = alone_s + total * layered_s / 4
+        found |= {"bf16": alone_s + total * value_s / 2, "int8": int8_s}
         for rank in RANKS:
             thin = sum(low_rank.sizes(shape, rank)[1] for shape in shapes)
             # Two products to find the factors, two to take them off and to put them together.
@@ -111,12 +134,12 @@ def _agreed(values: Sequence[float]) -> list[float]:
     return [float(one) for one in made]
 
 
-def _probe_link(exchange: Exchange) -> float:
-    """Seconds that one value of float32 takes on its way to a mean, with all threads at work."""
+def _probe_link(exchange: Exchange, way: str) -> float:
+    """Seconds that one value of float32 takes on its way to an exact mean, with all threads at work."""
     for number in _PROBES:
         began_s = time.perf_counter()
         flats = [torch.zeros(number // NUM_THREADS) for _ in range(NUM_THREADS)]
-        for future in [exchange.put("plain", (-1, index), flat) for index, flat in enumerate(flats)]:
+        for future in [exchange.put(way, (-1, index), flat) for index, flat in enumerate(flats)]:
             future.wait()
         (taken_s,) = _agreed([time.perf_counter() - began_s])
         if taken_s > _LONG_S:

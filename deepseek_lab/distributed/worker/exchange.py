@@ -1,4 +1,5 @@
-"""Gradients on their way between ranks: as they are, in bfloat16, as int8 codes, or as factors of low rank.
+"""Gradients on their way between ranks: as they are, in bfloat16, as int8 codes, or as factors of low rank; and any of
+the first three between hosts alone, after sums on each of them.
 
 Each way is a communication hook of ``DistributedDataParallel``. Buckets go to threads in turn, each with a process
 group of its own, so that one bucket is encoded while another is sent, and every group sees its collectives in the
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -25,18 +27,22 @@ from torch.nn.parallel import DistributedDataParallel
 from deepseek_lab._kernels.contracts import exchange as contract
 from deepseek_lab._kernels.contracts.exchange import GROUP
 from deepseek_lab._kernels.cpu import exchange as kernel
+from deepseek_lab.base.errors import TargetError
+from deepseek_lab.distributed.worker.feedback import Feedback, State
+from deepseek_lab.distributed.worker.flight import flight
+from deepseek_lab.distributed.worker.hosts import NAME, Hierarchical, Hosts, Levels, gather
 from deepseek_lab.distributed.worker.low_rank import LowRank
 
 NUM_THREADS = 2
 Key = tuple[int, int]
 """A replica's number and that of a bucket."""
 
-_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-"""Its name since PyTorch 2.13, and before."""
-
 
 class Way(Protocol):
-    """How the mean of a tensor over all ranks is found."""
+    """How the mean of a tensor over all ranks is found; ``own`` and ``common`` as in :class:`Feedback`."""
+
+    own: dict[tuple[int, ...], Tensor]
+    common: dict[tuple[int, ...], Tensor]
 
     def mean(self, key: Key, values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
         """Write it into ``values`` [n] float32.
@@ -45,7 +51,7 @@ class Way(Protocol):
         """
 
 
-class Plain:
+class Plain(Feedback):
     """The values as they are: exact up to the order of the additions."""
 
     def mean(self, key: Key, values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
@@ -53,7 +59,7 @@ class Plain:
         values /= dist.get_world_size(group)
 
 
-class Shared(abc.ABC):
+class Shared(Feedback, abc.ABC):
     """Each rank adds up one part of the values, of what all ranks send of it, and sends the sum to all.
 
     A value is rounded twice on its way, whatever the number of ranks; sums are in float32. What goes over the link is
@@ -71,7 +77,7 @@ class Shared(abc.ABC):
         total /= size
         (mine,) = self.encode((*key, 1), total.view(1, part))
         all_of = mine.new_empty(size * mine.numel())
-        _gather(all_of, mine, group=group)
+        gather(all_of, mine, group=group)
         values.copy_(self.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
 
     @abc.abstractmethod
@@ -96,14 +102,11 @@ class Bfloat16(Shared):
 class Int8(Shared):
     """A quarter of the bytes: int8 codes with a scale for 256 values; what is left out is sent the next times."""
 
-    def __init__(self) -> None:
-        self._errors: dict[tuple[int, ...], Tensor] = {}
-
     def encode(self, key: tuple[int, ...], rows: Tensor) -> Tensor:
         count, part = rows.shape
-        error = self._errors.get(key)
+        error = self.own.get(key)
         if error is None or error.shape != rows.shape:
-            error = self._errors[key] = torch.zeros_like(rows)
+            error = self.own[key] = torch.zeros_like(rows)
         made = rows.new_empty(count, part + 4 * (part // GROUP), dtype=torch.uint8)
         codes = _codes_of(rows)
         for row, left, out in zip(rows, error, made, strict=True):
@@ -127,8 +130,15 @@ _MAKE: dict[str, Callable[[], Way]] = {"plain": Plain, "bf16": Bfloat16, "int8":
 LOW_RANK = re.compile(r"powersgd-([1-9]\d*)")
 
 
-def make(name: str) -> Way:
-    """A way by its name: ``plain``, ``bf16``, ``int8``, or ``powersgd-R`` with a rank."""
+def make(name: str, levels: Mapping[Any, Levels] | None = None) -> Way:
+    """A way by its name: ``plain``, ``bf16``, ``int8``, or ``powersgd-R`` with a rank.
+
+    With ``levels``, by group, also ``hierarchical``, and ``hierarchical-bf16`` and ``hierarchical-int8``, which change
+    what goes between hosts alone.
+    """
+    first, _, between = name.partition("-")
+    if first == NAME:
+        return Hierarchical(make(between or "plain"), levels or {})
     low_rank = LOW_RANK.fullmatch(name)
     return LowRank(int(low_rank[1])) if low_rank else _MAKE[name]()
 
@@ -137,15 +147,34 @@ class Exchange:
     """The threads that find means, and the hook that gives them the buckets of a backward pass.
 
     Made by all ranks together; closed when nothing is under way.
+
+    Args:
+        way: See :attr:`way`.
+        hosts: Where the ranks are; given where gradients may go among those of a host first.
+
+    Raises:
+        TargetError: that is asked for, and no host has several ranks, or there is but one.
     """
 
-    def __init__(self, way: str = "plain") -> None:
+    def __init__(self, way: str = "plain", hosts: Hosts | None = None) -> None:
+        self.layered = hosts is not None and hosts.layered
+        """Whether ways that begin with ``hierarchical`` can be taken."""
+        if way.startswith(NAME) and not self.layered:
+            raise TargetError(
+                f"{way} is for several hosts with several ranks",
+                hint="%%deepseek distributed --exchange plain",
+            )
         self._ways: dict[str, Way] = {}
+        self._where = hosts.of if hosts is not None and self.layered else (0,) * dist.get_world_size()
         self.way = way
         """How buckets go from the next one on; the same on all ranks."""
         self._put_s = 0.0
         self._num_replicas = 0
-        self._lanes = [_Lane(dist.new_group()) for _ in range(NUM_THREADS)]
+        groups = [dist.new_group() for _ in range(NUM_THREADS)]
+        self._levels = (
+            {group: Levels(hosts) for group in groups} if hosts is not None and self.layered else {}
+        )
+        self._lanes = [_Lane(group, self._levels.get(group)) for group in groups]
 
     def install(self, replica: DistributedDataParallel) -> None:
         """Have a replica's buckets go this way."""
@@ -167,8 +196,10 @@ class Exchange:
         name = way if values.dtype == torch.float32 else "plain"
         chosen = self._ways.get(name)
         if chosen is None:
-            chosen = self._ways[name] = make(name)
-        self._lanes[key[1] % len(self._lanes)].put(chosen, key, values, parts or [values], future)
+            chosen = self._ways[name] = make(name, self._levels)
+        self._lanes[key[1] % len(self._lanes)].put(
+            _Item(chosen, key, values, parts or [values], future, flight.line())
+        )
         return future
 
     @property
@@ -181,27 +212,58 @@ class Exchange:
         self.way = way
         self._ways = {name: one for name, one in self._ways.items() if name == way}
 
+    @property
+    def state(self) -> State:
+        """What the ways keep; it is what they go on with, no copy. Asked for when nothing is under way."""
+        ways = self._ways.items()
+        return State(
+            {name: one.own for name, one in ways if one.own},
+            {name: one.common for name, one in ways if one.common},
+            self._where,
+        )
+
+    def take_up(self, state: State, ways: Container[str]) -> bool:
+        """Go on with what was kept, of these ways; gives whether there was anything of this rank's own for them."""
+        found = False
+        for name in [name for name in {**state.own, **state.common} if name in ways]:
+            one = self._ways.setdefault(name, make(name, self._levels))
+            one.common.update(state.common.get(name, {}))
+            if state.hosts == self._where or LOW_RANK.fullmatch(name):
+                one.own.update(state.own.get(name, {}))
+                found = found or bool(one.own)
+        return found
+
     def close(self) -> None:
         """End the threads and their groups."""
         for lane in self._lanes:
             lane.close()
 
 
-class _Lane:
-    """One thread, its group, and what it has to do in the order in which it came."""
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """A mean that is to be found."""
 
-    def __init__(self, group: Any) -> None:
-        self._group = group
+    way: Way
+    key: Key
+    values: Tensor
+    parts: Sequence[Tensor]
+    future: Future[Tensor]
+    line: int | None
+    """Of the cell, for which."""
+
+
+class _Lane:
+    """One thread, its groups, and what it has to do in the order in which it came."""
+
+    def __init__(self, group: Any, levels: Levels | None) -> None:
+        self._group, self._levels = group, levels
         self.done_s = 0.0
         """When it had done what it had to do."""
-        self._todo: queue.SimpleQueue[tuple[Way, Key, Tensor, Sequence[Tensor], Future[Tensor]] | None]
-        self._todo = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="deepseek-exchange", daemon=True).start()
 
-    def put(
-        self, way: Way, key: Key, values: Tensor, parts: Sequence[Tensor], future: Future[Tensor]
-    ) -> None:
-        self._todo.put((way, key, values, parts, future))
+    def put(self, item: _Item) -> None:
+        self._todo.put(item)
 
     def close(self) -> None:
         self._todo.put(None)
@@ -210,17 +272,19 @@ class _Lane:
         try:
             self._find_means()
         finally:
+            if self._levels is not None:
+                self._levels.close()
             with contextlib.suppress(RuntimeError, ValueError, AssertionError):
                 dist.destroy_process_group(self._group)
 
     def _find_means(self) -> None:
         while (item := self._todo.get()) is not None:
-            way, key, values, parts, future = item
             try:
-                way.mean(key, values, parts, self._group)
+                with flight.called_from(item.line):
+                    item.way.mean(item.key, item.values, item.parts, self._group)
             except BaseException as error:
-                future.set_exception(error)  # type: ignore[arg-type]
+                item.future.set_exception(error)  # type: ignore[arg-type]
             else:
                 self.done_s = time.perf_counter()
-                future.set_result(values)
-            del item, values, parts, future
+                item.future.set_result(item.values)
+            del item

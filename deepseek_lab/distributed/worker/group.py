@@ -80,6 +80,8 @@ class Group:
         self._store: NotebookStore | None = None
         self.broken = False
         """Whether connections were shut down since the group was joined."""
+        self.members: dict[str, list[int]] = {}
+        """Ranks of each group that was formed since then, by its name."""
         self._opened: dict[int, int] = {}
         self._lock = threading.Lock()
         """Held while connections are shut down, so that these are never those of the next group."""
@@ -126,6 +128,7 @@ class Group:
                 dist.destroy_process_group()
         with self._lock:
             self._opened.clear()
+            self.members.clear()
             self._asked_at_s = None
 
     def heard(self, message: Message) -> None:
@@ -176,6 +179,8 @@ class Group:
             before = _sockets()
             made = make(*arguments, **options)
             self._opened.update({one: inode for one, inode in _sockets().items() if before.get(one) != inode})
+            if isinstance(made[0], c10d.ProcessGroup):
+                self.members[made[0].group_name] = list(arguments[2]) or list(range(arguments[0]))
             return made
 
         remembered.plain = make  # type: ignore[attr-defined]

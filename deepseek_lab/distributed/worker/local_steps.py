@@ -27,14 +27,18 @@ class LocalSteps:
         exchange: Over which means are found.
         number: Of the optimizer; the same on all ranks.
         parameters: Of the optimizer, before its first update; the same on all ranks.
+        velocity: Of a training that goes on, where there was one; the same on all ranks.
     """
 
-    def __init__(self, exchange: Exchange, number: int, parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self, exchange: Exchange, number: int, parameters: Sequence[Tensor], velocity: Sequence[Tensor] = ()
+    ) -> None:
         self._exchange, self._number = exchange, number
         self._parameters = list(parameters)
         self._anchor = [one.detach().clone() for one in self._parameters]
         """Where all ranks were together."""
-        self._velocity: list[Tensor] = []
+        self.velocity = list(velocity)
+        """Of the mean, for each parameter; empty until it has moved with momentum."""
         self.count = 0
         """Updates since then."""
 
@@ -51,10 +55,10 @@ class LocalSteps:
         deltas = [one - at for one, at in zip(self._parameters, self._anchor, strict=True)]
         self._mean(deltas, "int8", 0)
         if outer:
-            self._velocity = self._velocity or [torch.zeros_like(one) for one in self._anchor]
-            torch._foreach_mul_(self._velocity, OUTER_MOMENTUM)
-            torch._foreach_add_(self._velocity, deltas)
-            torch._foreach_add_(deltas, self._velocity, alpha=OUTER_MOMENTUM)
+            self.velocity = self.velocity or [torch.zeros_like(one) for one in self._anchor]
+            torch._foreach_mul_(self.velocity, OUTER_MOMENTUM)
+            torch._foreach_add_(self.velocity, deltas)
+            torch._foreach_add_(deltas, self.velocity, alpha=OUTER_MOMENTUM)
             torch._foreach_mul_(deltas, OUTER_LR)
         torch._foreach_add_(self._anchor, deltas)
         for one, at in zip(self._parameters, self._anchor, strict=True):

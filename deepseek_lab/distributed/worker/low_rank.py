@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deepseek_lab.distributed.worker.feedback import Feedback
+
 RANK = 32
 
 
@@ -28,13 +30,15 @@ def sizes(shape: Sequence[int], rank: int = RANK) -> tuple[int, int]:
     return total, min(total, thin)
 
 
-class LowRank:
-    """Gradients of matrices as factors of rank 32, all others as they are; float32."""
+class LowRank(Feedback):
+    """Gradients of matrices as factors of rank 32, all others as they are; float32.
+
+    ``common`` is where power iteration is, ``own`` what the factors did not hold.
+    """
 
     def __init__(self, rank: int = RANK) -> None:
+        super().__init__()
         self._rank = rank
-        self._right: dict[tuple[int, ...], Tensor] = {}
-        self._errors: dict[tuple[int, ...], Tensor] = {}
 
     def mean(self, key: tuple[int, int], values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
         """Write the mean over all ranks into ``values`` [n] float32, whose views ``parts`` are."""
@@ -59,28 +63,28 @@ class LowRank:
             rights.append(own[-1] / size)
         _sum(rights, group)
         for (name, matrix), left, right, mine in zip(thin, lefts, rights, own, strict=True):
-            torch.addmm(matrix, left, mine.T, alpha=-1, out=self._errors[name])
+            torch.addmm(matrix, left, mine.T, alpha=-1, out=self.own[name])
             torch.mm(left, right.T, out=matrix)
-            self._right[name] = right
+            self.common[name] = right
             if (
                 not right.isfinite().all()
             ):  # of the sum, so on all ranks; what comes next is not to suffer from it
                 matrix.fill_(math.nan)
-                del self._right[name], self._errors[name]
+                del self.common[name], self.own[name]
 
     def _right_of(self, key: tuple[int, ...], matrix: Tensor) -> Tensor:
         """Where power iteration is [width, rank]; at first random numbers, the same on all ranks."""
-        known = self._right.get(key)
+        known = self.common.get(key)
         if known is None or known.shape[0] != matrix.shape[1]:
             generator = torch.Generator().manual_seed(sum(part << 12 * at for at, part in enumerate(key)))
             first = torch.randn(matrix.shape[1], self._rank, generator=generator)
-            known = self._right[key] = first.to(matrix.device)
+            known = self.common[key] = first.to(matrix.device)
         return known
 
     def _error_of(self, key: tuple[int, ...], matrix: Tensor) -> Tensor:
-        known = self._errors.get(key)
+        known = self.own.get(key)
         if known is None or known.shape != matrix.shape:
-            known = self._errors[key] = torch.zeros_like(matrix)
+            known = self.own[key] = torch.zeros_like(matrix)
         return known
 
 

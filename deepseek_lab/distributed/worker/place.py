@@ -5,15 +5,16 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
+_BETWEEN = ("distributed/worker/store.py", "distributed/worker/flight.py")
+"""What asks the notebook, or waits for a work, for whoever called it."""
+
 
 def place(frame: FrameType | None, file: str) -> dict[str, Any]:
     """Where a thread is: the line of the cell, and the function that is innermost."""
     where: dict[str, Any] = {}
     while frame is not None:
         code = frame.f_code
-        if code.co_filename.endswith(
-            "distributed/worker/store.py"
-        ):  # asks the notebook, for whoever called it
+        if code.co_filename.endswith(_BETWEEN):
             where["waits"] = True
         elif "function" not in where:
             where["function"] = code.co_name
