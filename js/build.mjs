@@ -11,7 +11,7 @@ const kinds = Array.from(registry.matchAll(LINE), ([, kind]) => kind);
 if (kinds.length === 0) throw new Error("src/core/kinds.ts has no lines that register kinds");
 
 /** Kinds that a live output in other front ends goes without: nothing live is of them, and uPlot weighs most. */
-const NOT_IN_WIDGET = ["lines"];
+const NOT_IN_WIDGET = ["lines", "heatmap", "scatter", "timeline"];
 
 /** The registry with the lines of some kinds: what only the others import is left out. */
 const only = (wanted) => ({

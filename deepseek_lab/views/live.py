@@ -213,6 +213,8 @@ class _Channel:
         self._packing = _packing(source)
         self._facts: dict[str, Any] = {}
         self._told_stopping = False
+        self.owes_answer = False
+        """Whether the page has wished for something and not heard since."""
 
     @property
     def keeps_up(self) -> bool:
@@ -238,7 +240,7 @@ class _Channel:
         stopping, more = source.stopping(), dict(source.facts())
         changed = stopping != self._told_stopping or more != self._facts
         news = told or len(rows) or progress is not self._progress or changed
-        if not news and not ended and self._sent:
+        if not news and not ended and self._sent and not self.owes_answer:
             return False
         self._events += len(events)
         self._rows += len(rows)
@@ -249,6 +251,7 @@ class _Channel:
         if ended or stopping:
             facts["state"] = "ended" if ended else "stopping"
         self._sent += 1
+        self.owes_answer = False
         packed = self._packing.packed(told, rows, **facts)
         message = {"number": self._sent, "first": self._sent == 1, "packed": packed}
         self._context.run(self._comm.send, message)
@@ -317,19 +320,21 @@ def announce(data: dict[str, Any]) -> None:
 
 
 def _heard(channel: _Channel, data: dict[str, Any]) -> None:
-    wish(channel.source, data)
+    if wish(channel.source, data):
+        channel.owes_answer = True
     channel.answered(data.get("seen"))
 
 
-def wish(source: Source, data: Mapping[str, Any]) -> None:
-    """Do what a page wishes of a run, and tell all pages soon what came of it."""
+def wish(source: Source, data: Mapping[str, Any]) -> bool:
+    """Do what a page wishes of a run, and tell pages soon what came of it; returns whether it was a wish."""
     if data.get("do") == "stop":
         source.stop()
     elif isinstance(data.get("do"), str) and source.act is not None:
         source.act(data)
     else:
-        return
+        return False
     _hurry.set()
+    return True
 
 
 def _drop(channel: _Channel) -> None:

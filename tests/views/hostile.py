@@ -177,6 +177,12 @@ def _events(word: str) -> list[dict[str, Any]]:
         ev.Measured(run=word, step=1, values={word: 1.0}),
         ev.RanksSeen(run=word, ranks=(RankVitals(0, word, why=word, num_replaced=2, loss=1.0, waiting=0.5,
                                                  late_s=0.1, memory_bytes=1, link_bytes_per_s=2.0),)),
+        ev.SearchStarted(run=word, at_s=1.0, study=word, metrics=(word, word + "2"), directions=("max", word),
+                         num_trials=9, limit_s=60.0, num_workers=2, sampler=word),
+        ev.SpaceFound(run=word, name=word, space="log", low=0.1, high=3.0, default=word),
+        ev.SpaceFound(run=word, name=word + "2", space="choice", labels=(word, word + "3"), default=word),
+        ev.SearchJudged(run=word, ranks=(ev.Rank(0.1, 0.5, 7),), importances={word: 0.7, word + "2": 0.3}),
+        ev.SearchCompared(run=word, compared=ev.Compared(word, (0.5, 0.4), (0.6, 0.5), 0.1, (0.05, 0.15), True)),
         ev.Noted(run=word, text=word),
         ev.RunEnded(run=word, reason=word),
     ]  # fmt: skip
@@ -207,7 +213,25 @@ def honest(word: str = "plain") -> Packed:
     distances = _varints(_zigzag(step) for step in (1, 1, 1, 1))
     made.put("inputs", "ragged", bytes([0, 0, 1, 1, 1, 1]) + distances)
     made.put("frees", "ragged", bytes([0, 0, 0, 1, 0, 0]) + _varints([_zigzag(2)]))
+    for name, words, codes in (
+        ("purpose", ["defaults", "search", word + "purpose"], [0, 1, 1, 1, 1, 2]),
+        ("status", ["complete", "failed", "stopped", "running"], [0, 0, 0, 1, 2, 3]),
+        ("error", ["", word + "error"], [0, 0, 0, 1, 0, 0]),
+        ("param1", [word, word + "3"], [0, 1, 0, 1, 0, 1]),
+    ):
+        made.put(name, "text", bytes(codes), words=words)
+    for name in ("trial", "config", "at_ms"):
+        made.put(name, "int", _steps(list(range(ROWS))))
+    made.put("allowed", "int", _steps([1, 1, 1, 1, 0, 1]))
+    made.put("cost", "float", struct.pack(f"<{ROWS}f", 1, 1, 1, 0.25, 1, 1))
+    for name in ("seconds", "value0", "value1", "param0"):
+        made.put(name, "float", floats)
+    for name in ("steps", "curve"):
+        made.put(name, "lists", bytes([2] * ROWS) + struct.pack(f"<{2 * ROWS}f", *range(2 * ROWS)))
     made.meta.update(
+        params=[[word, False], [word + "2", True]],
+        totals={"trials": 6, "configs": 5, "cost": 4.5, "failed": 1, "stopped": 1},
+        pruning=[5],
         text=word,
         events=_events(word),
         done=3, total=6, unit=word, values=6, now_s=1.0, start_s=0.0,
@@ -257,8 +281,8 @@ def payloads(*, bombs: bool = True) -> Iterator[Payload]:
         yield from _bombs()
 
 
-_ALL = ("graph", "run", "text", "timeline", "heatmap", "lines", "scatter", "table")
-_READ_WORDS = ("graph", "run", "lines", "scatter", "table")
+_ALL = ("graph", "run", "search", "text", "timeline", "heatmap", "lines", "scatter", "table")
+_READ_WORDS = ("graph", "run", "search", "lines", "scatter", "table")
 _READ_LISTS = ("graph", "timeline")
 _REFUSED: dict[tuple[str, ...], str] = {
     _ALL: "a newer schema, a schema that is an object, rows below zero, rows that are a part, rows in words, "
@@ -276,7 +300,8 @@ _REFUSED: dict[tuple[str, ...], str] = {
     "contexts of different lengths, folded without its columns",
     ("heatmap",): "a shape below zero, a shape that is enormous, a shape of one dimension, a shape of parts, "
     "labels of another length, labels that are no text",
-    ("run",): "events of no list",
+    ("run", "search"): "events of no list",
+    ("search",): "numbers in lists that are not there, lists of numbers without an end, ranges without names",
     ("graph",): "a second graph that is no table, a second graph that is an object, a second graph of another kind",
     ("text",): "the text is a list",
 }  # fmt: skip
@@ -432,7 +457,7 @@ _HEADERS: dict[str, Callable[[Packed], None]] = {
     "columns that are nothing": _set("columns", to=None),
     "columns that are null": _set("columns", to=[None] * 9),
     "no columns": _set("columns", to=[]),
-    "as many columns as may be": _more_columns(230),
+    "as many columns as may be": _more_columns(210),
     "too many columns": _more_columns(300),
     "meta that is a list": _set("meta", to=["events"]),
     "meta that is a text": _set("meta", to="<img src=x onerror=__hit(1)>"),
@@ -479,6 +504,11 @@ _COLUMNS: dict[str, Callable[[Packed], None]] = {
     "lists of a length that cannot be": _bodies("ragged", lambda: b"\xff\xff\xff\xff\x0f" * ROWS),
     "lists in a circle": _bodies("ragged", lambda: _ONES + _varints(map(_zigzag, [-5, 1, 1, 1, 1, 1]))),
     "lists that end one block twice": _bodies("ragged", lambda: bytes([0, 0, 1, 1, 1, 1, 4, 6, 8, 10])),
+    "numbers in lists that are not there": _bodies("lists", lambda: bytes([9] * ROWS)),
+    "lists of numbers without an end": _bodies("lists", lambda: b"\xff\xff\xff\xff\x0f" * ROWS),
+    "numbers in lists that are none": _bodies(
+        "lists", lambda: bytes([2] * ROWS) + struct.pack("<12f", *[float("nan"), float("inf")] * 6)
+    ),
     "numbered names that overflow": _bodies("numbered", lambda: bytes(ROWS) + _LARGEST * ROWS),
 }  # fmt: skip
 _WRONG = ({"toString": 1}, [[[[]]]], -1, 1e300)
@@ -523,6 +553,11 @@ _METAS: dict[str, Callable[[dict[str, Any]], None]] = {
     "a second graph that is no table": lambda meta: meta.update(after="<img src=x onerror=__hit(1)>"),
     "a second graph that is an object": lambda meta: meta.update(after={"toString": 1}),
     "a second graph of another kind": lambda meta: meta.update(after=honest().packed()),
+    "ranges without names": _set("params", to=[[7, True], [], None]),
+    "thousands of ranges": _set("params", to=[["<b>range", True]] * 9_999),
+    "totals beyond all": _set("totals", to={"trials": 1e308, "configs": -1e308, "cost": None, "failed": "x"}),
+    "trials that end and are none": _set("pruning", to=[{"toString": 1}, -1, 1e308, "x"]),
+    "a search of an enormous length": _set("start_s", to=-1e308),
     "thousands of series": lambda meta: meta["events"].append(_measured(30_000)),
     "thousands of candidates": lambda meta: meta["events"].extend(_candidates(30_000)),
     "thousands of graphs": lambda meta: meta["events"].extend(_graphs(5_000)),

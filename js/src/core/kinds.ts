@@ -9,6 +9,7 @@ import { table } from "./charts/table/view";
 import { graph } from "./graph/view";
 import { MalformedData, unpack } from "./packed";
 import { run } from "./run/view";
+import { search } from "./search/view";
 import { STYLE } from "./style";
 import { text } from "./text";
 import { timeline } from "./timeline/view";
@@ -19,6 +20,7 @@ import { words } from "./words";
 const KINDS: ReadonlyMap<string, Kind> = new Map([
   ["graph", graph],
   ["run", run],
+  ["search", search],
   ["text", text],
   ["timeline", timeline],
   ["heatmap", heatmap],

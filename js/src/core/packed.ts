@@ -29,6 +29,12 @@ export interface RaggedColumn {
   readonly values: Int32Array;
 }
 
+/** Lists of numbers of any kind: row `i` holds `values[starts[i]]` up to, not including, `values[starts[i + 1]]`. */
+export interface ListColumn {
+  readonly starts: Uint32Array;
+  readonly values: Float32Array;
+}
+
 const SCHEMA = 1;
 /** Whether numbers are in memory as they travel. */
 const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
@@ -43,7 +49,7 @@ const MAX_CELLS = 8 * MAX_ROWS;
 /** What a header may hold of lists and objects, and of what is in them: each takes many times its bytes in memory. */
 const MAX_NESTS = 4_000_000;
 const MAX_PARTS = 24_000_000;
-const TYPES = ["text", "numbered", "int", "float", "ragged"] as const;
+const TYPES = ["text", "numbered", "int", "float", "ragged", "lists"] as const;
 type ColumnType = (typeof TYPES)[number];
 
 interface ColumnHeader {
@@ -156,9 +162,23 @@ export class Table {
   floats(name: string): Float32Array {
     const { body } = this.#column(name, "float");
     if (body.byteLength !== 4 * this.rows) throw new MalformedData(`column ${name} has the wrong length`);
-    if (LITTLE_ENDIAN) return new Float32Array(body.slice().buffer);
-    const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-    return Float32Array.from({ length: this.rows }, (_, row) => view.getFloat32(4 * row, true));
+    return singles(body);
+  }
+
+  /** A list of numbers for each row, at most so many in all. */
+  lists(name: string, most = 4 * MAX_ROWS): ListColumn {
+    const { body } = this.#column(name, "lists");
+    const reader = new VarintReader(body, name);
+    const starts = new Uint32Array(this.rows + 1);
+    let total = 0;
+    for (let row = 0; row < this.rows; row++) {
+      total += reader.next();
+      if (total > most) throw new MalformedData(`column ${name} is too long`);
+      starts[row + 1] = total;
+    }
+    const rest = reader.rest();
+    if (rest.byteLength !== 4 * total) throw new MalformedData(`column ${name} has the wrong length`);
+    return { starts, values: singles(rest) };
   }
 
   /** Rows that each row refers to, at most so many in all; a reference to a row that is not there is an error. */
@@ -321,6 +341,13 @@ function checkedColumn(column: unknown, rows: number): ColumnHeader {
   return { name, type: known, bytes, words };
 }
 
+/** Numbers in single precision, the lowest byte first. */
+function singles(body: Uint8Array): Float32Array {
+  if (LITTLE_ENDIAN) return new Float32Array(body.slice().buffer);
+  const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
+  return Float32Array.from({ length: body.byteLength / 4 }, (_, row) => view.getFloat32(4 * row, true));
+}
+
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -355,6 +382,11 @@ class VarintReader {
       if (factor > 2 ** 49) throw new MalformedData(`column ${this.column} holds a number that is too large`);
     }
     return value;
+  }
+
+  /** What comes after the numbers that were read. */
+  rest(): Uint8Array {
+    return this.bytes.subarray(this.#at);
   }
 
   end(): void {

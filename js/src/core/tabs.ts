@@ -14,9 +14,14 @@ interface Tab {
   view: Promise<View> | null;
 }
 
-/** The kind of view that is live. */
-const LIVE_KIND = "run";
+/** Kinds of views that are live. */
+const LIVE_KINDS: readonly string[] = ["run", "search"];
 let numbered = 0;
+
+/** Whether a view of this kind can follow what goes on. */
+export function isLiveKind(kind: string): boolean {
+  return LIVE_KINDS.includes(kind);
+}
 
 export class Tabs {
   readonly element = element("div", { class: "dsl-tabbed" });
@@ -43,7 +48,7 @@ export class Tabs {
       // A live view knows more than what was saved of it.
       const same =
         old?.content.kind === content.kind &&
-        (old.content.packed === content.packed || (options.keepLive && content.kind === LIVE_KIND));
+        (old.content.packed === content.packed || (options.keepLive && isLiveKind(content.kind)));
       if (same && old !== undefined) return old;
       drop(old);
       return this.#tab(content, place);
@@ -57,7 +62,7 @@ export class Tabs {
 
   /** The view that can be live; null where no view of these is. */
   async live(): Promise<LiveView | null> {
-    const tab = this.#tabs.find(({ content }) => content.kind === LIVE_KIND);
+    const tab = this.#tabs.find(({ content }) => isLiveKind(content.kind));
     if (tab === undefined) return null;
     tab.view ??= mount(tab.place, tab.content);
     const view = await tab.view;
@@ -148,4 +153,5 @@ border-bottom-color:transparent}
 .dsl-place[hidden]{display:none}
 .dsl-place .dsl-view{height:480px}
 .dsl-place .dsl-run,.dsl-place .dsl-text{height:auto;max-height:560px}
+.dsl-place .dsl-search{height:auto;max-height:min(86vh,1100px)}
 `;

@@ -9,6 +9,14 @@ export interface View {
 /** What a kernel lets the reader of a live view do. */
 export interface Controls {
   stop(): void;
+  /** Wish for something else, as the kernel reads it; not there where it cannot be told. */
+  ask?(wish: Wish): void;
+}
+
+/** What a reader may wish for beside the end of a run. */
+export interface Wish {
+  readonly do: "prune";
+  readonly trial: number;
 }
 
 /** A view of something that may still be going on. */

@@ -1,6 +1,7 @@
 /** Names of tabs by kind of view; others go by their title. */
 const TABS: ReadonlyMap<string, string> = new Map([
   ["run", "Run"],
+  ["search", "Search"],
   ["graph", "Graph"],
   ["timeline", "Memory"],
   ["table", "Table"],
@@ -21,6 +22,7 @@ export const words = {
   copied: "copied",
   notCopied: "the browser does not allow it: select the text and copy it",
   later: "The kernel is busy with a cell: the run stops when that cell has ended.",
+  unheard: "The kernel is busy and hears no more than Stop meanwhile: nothing was changed.",
   versions: (kernel: string, page: string): string =>
     `The kernel has deepseek_lab ${kernel} and this page's extension is of ${page}: what it shows may be incomplete. ` +
     `Run pip install "deepseek-lab==${kernel}" where Jupyter runs, and load the page again.`,

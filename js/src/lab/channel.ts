@@ -3,6 +3,7 @@
 import type { Kernel, KernelMessage } from "@jupyterlab/services";
 import { type ISignal, Signal } from "@lumino/signaling";
 import { isRecord } from "../core/payload";
+import type { Wish } from "../core/view";
 
 export const TARGET = "deepseek_lab";
 /** How long a kernel may take to set up a way beside its main thread. */
@@ -50,6 +51,7 @@ export class Channel {
   #heard = 0;
   #over = false;
   #stopAnswered = false;
+  #answered = false;
   #wished = false;
   #taking: Promise<void> = Promise.resolve();
 
@@ -90,6 +92,15 @@ export class Channel {
     return true;
   }
 
+  /** Tell the run a wish; returns whether the kernel has answered, which it does at once where it hears. */
+  async ask(wish: Wish): Promise<boolean> {
+    if (this.#comm === null || this.#comm.isDisposed) return false;
+    this.#answered = false;
+    this.#comm.send({ ...wish });
+    await pause(STOP_MS);
+    return this.#answered;
+  }
+
   dispose(): void {
     if (this.#over) return;
     this.#over = true;
@@ -109,6 +120,7 @@ export class Channel {
     }
     if (typeof packed !== "string" || typeof number !== "number") return;
     this.#heard = number;
+    this.#answered = true;
     if (state !== "live") this.#stopAnswered = true;
     // One after the other: unpacking takes turns, and order is what a fold needs.
     this.#taking = this.#taking

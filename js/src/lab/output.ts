@@ -8,7 +8,8 @@ import { Widget } from "@lumino/widgets";
 import { element } from "../core/dom";
 import { message } from "../core/kinds";
 import { asText, checkedPayload, firstLine, isRecord, MIME, type Payload } from "../core/payload";
-import { Tabs } from "../core/tabs";
+import { isLiveKind, Tabs } from "../core/tabs";
+import type { Controls, Wish } from "../core/view";
 import { words } from "../core/words";
 import { VERSION } from "../protocol";
 import { Channel } from "./channel";
@@ -92,12 +93,12 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#follow(sessionOf(this) ?? this.#runs.sessionOf(payload.run));
     const kernel = this.#session?.session?.kernel;
     if (kernel == null) return; // it may come later
-    if (!payload.views.some(({ kind }) => kind === "run")) return;
+    if (!payload.views.some(({ kind }) => isLiveKind(kind))) return;
     this.#heard = false;
     const channel = new Channel(kernel, payload.run, {
       news: async (packed, first) => {
         this.#heard = true;
-        await this.#tabs.news(packed, first, { stop: () => void this.#stop() });
+        await this.#tabs.news(packed, first, this.#controls);
         if (first) this.#tell();
       },
       over: (ended) => {
@@ -135,7 +136,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#summary.textContent = firstLine(data["text/plain"]);
     this.#payload = payload;
     void this.#tabs.take(payload.views, { keepLive: false }).then(async () => {
-      if (payload.live) (await this.#tabs.live())?.control({ stop: () => void this.#stop() });
+      if (payload.live) (await this.#tabs.live())?.control(this.#controls);
     });
     this.#tell();
   }
@@ -162,6 +163,16 @@ export class Output extends Widget implements IRenderMime.IRenderer {
     this.#note.hidden = note === "";
   }
 
+  readonly #controls: Controls = {
+    stop: () => void this.#stop(),
+    ask: (wish) => void this.#ask(wish),
+  };
+
+  async #ask(wish: Wish): Promise<void> {
+    const heard = await this.#channel?.ask(wish);
+    if (heard !== true) this.#say(words.unheard);
+  }
+
   async #stop(): Promise<void> {
     const heard = await this.#channel?.stop(this.#payload?.inCell === true);
     if (heard === false) this.#say(words.later);
@@ -170,8 +181,7 @@ export class Output extends Widget implements IRenderMime.IRenderer {
   /** How the run stands, where no channel says more. */
   #hear(packed: string): void {
     if (this.#heard || this.#payload?.live !== true) return;
-    const controls = { stop: () => void this.#stop() };
-    void this.#tabs.news(packed, true, controls).catch(() => undefined);
+    void this.#tabs.news(packed, true, this.#controls).catch(() => undefined);
   }
 
   #clear(): void {

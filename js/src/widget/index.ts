@@ -11,6 +11,7 @@ import { element } from "../core/dom";
 import { message, style } from "../core/kinds";
 import { checkedPayload } from "../core/payload";
 import { Tabs, TABS_STYLE } from "../core/tabs";
+import type { Controls } from "../core/view";
 import { words } from "./words";
 
 interface Traits extends Record<string, unknown> {
@@ -50,12 +51,18 @@ export function render({ model, el }: RenderProps<Traits>): () => void {
       hint.hidden = false;
     }, STOP_MS);
   };
+  const controls: Controls = {
+    stop,
+    ask: (wish) => {
+      model.send({ ...wish });
+    },
+  };
   // One after the other: unpacking takes turns.
   let taking = tabs.take(payload.views, { keepLive: false });
   const news = (): void => {
     const packed = model.get("packed");
     if (typeof packed !== "string" || packed === "") return;
-    taking = taking.then(() => tabs.news(packed, true, { stop })).catch(() => undefined);
+    taking = taking.then(() => tabs.news(packed, true, controls)).catch(() => undefined);
   };
   const stopping = (): void => {
     if (model.get("stopping") === true) hint.hidden = true;

@@ -36,7 +36,7 @@ export class Grid {
   readonly #head = element("div", { class: "dsl-ghead", role: "row", "aria-rowindex": 1 });
   readonly #body = element("div", { class: "dsl-gbody", role: "rowgroup" });
   readonly #prefix = `dsl-grid${++numbered}-`;
-  readonly #all: readonly Shown[];
+  #all: readonly Shown[];
   readonly #hidden = new Set<string>();
   #columns: readonly Shown[];
   #given: Uint32Array;
@@ -84,6 +84,15 @@ export class Grid {
       this.#sort === undefined ? this.#given : sorted(this.#given, this.#sort.column, this.#sort.direction);
     this.#active = { ...this.#active, at: Math.min(this.#active.at, this.#rows.length - 1) };
     this.#refresh();
+  }
+
+  /** Have other columns, or the same ones grown; what is hidden and how rows are sorted stays, by the column's name. */
+  replace(columns: readonly Column[], count: number): void {
+    this.#all = columns.map((column) => measured(column, count));
+    this.#columns = this.#all.filter((one) => !this.#hidden.has(one.column.name));
+    const column = columns.find((one) => one.name === this.#sort?.column.name);
+    if (this.#sort !== undefined) this.#sort = column === undefined ? undefined : { ...this.#sort, column };
+    this.show(this.#given);
   }
 
   /** Sort by a column, and show what comes first: upwards, then downwards, then as the rows came. */

@@ -1,0 +1,100 @@
+// A search of 10,000 trials with 8 ranges: first paint, and what each word of a live one costs, every picture in sight.
+// `make bench-views`. Figures are those of headless Chromium on the machine that runs it.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { build } from "esbuild";
+import { chromium } from "playwright-core";
+
+const folder = mkdtempSync(join(tmpdir(), "bench-"));
+const BARS = { first_paint_ms: 500, update_ms: 50 };
+execFileSync("../.venv/bin/python", ["-W", "ignore", "tests/bench/search.py", folder], {
+  env: { ...process.env, PYTHONPATH: ".." },
+  stdio: "inherit",
+});
+const news = JSON.parse(readFileSync(`${folder}/news.json`, "utf8"));
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: ["--no-sandbox", "--disable-gpu"],
+});
+const page = await browser.newPage({ viewport: { width: 1100, height: 1900 } });
+page.setDefaultTimeout(120_000);
+await page.goto(`file://${folder}/search.html`);
+await page.waitForSelector(".dsl-search");
+const { outputFiles } = await build({
+  stdin: {
+    contents: 'export { show } from "./src/page/index"; export { unpack } from "./src/core/packed";',
+    resolveDir: ".",
+  },
+  bundle: true,
+  minify: true,
+  format: "iife",
+  globalName: "measured",
+  write: false,
+});
+await page.addScriptTag({ content: outputFiles[0].text });
+const figures = await page.evaluate(async (packed) => {
+  const frame = () => new Promise((done) => requestAnimationFrame(done));
+  const painted = () => frame().then(() => new Promise((done) => setTimeout(done)));
+  const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+  const timed = async (action) => {
+    const start = performance.now();
+    await action();
+    await painted();
+    return performance.now() - start;
+  };
+  const text = document.getElementById("data").textContent;
+  const host = document.getElementById("view");
+  host.replaceChildren();
+  let view;
+  const firsts = [];
+  for (let round = 0; round < 5; round++) {
+    view?.dispose();
+    firsts.push(await timed(async () => (view = await measured.show(host, text))));
+    await painted();
+  }
+  const updates = [];
+  for (const one of packed) {
+    const table = await measured.unpack(one);
+    // What the view would do in its next frame, at once: taking in, and drawing all that is in sight.
+    updates.push(
+      await timed(() => {
+        view.push(table);
+        view.drawNow();
+      }),
+    );
+  }
+  const filters = [];
+  for (let round = 0; round < 5; round++) filters.push(await timed(() => view.filter(`lr>0.00${round + 1}`)));
+  view.filter("");
+  const hovers = [];
+  const plot = document.querySelector(".dsl-plot");
+  for (let round = 0; round < 9; round++)
+    hovers.push(
+      await timed(() => {
+        const { x, y } = plot.getBoundingClientRect();
+        const at = { clientX: x + 100 + 40 * round, clientY: y + 90 };
+        plot.dispatchEvent(new PointerEvent("pointermove", at));
+      }),
+    );
+  return {
+    trials: view.state.trials.count,
+    first_paint_ms: median(firsts),
+    update_ms: median(updates),
+    filter_ms: median(filters),
+    hover_ms: median(hovers),
+  };
+}, news);
+await browser.close();
+let missed = 0;
+for (const [name, value] of Object.entries(figures)) {
+  const bar = BARS[name];
+  if (bar !== undefined && value > bar) missed++;
+  console.log(
+    `search ${name}`.padEnd(26),
+    Math.round(value * 10) / 10,
+    bar === undefined ? "" : `   (bar ${bar})`,
+  );
+}
+process.exit(missed === 0 ? 0 : 1);
