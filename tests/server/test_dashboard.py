@@ -255,7 +255,9 @@ def test_the_list_of_studies_shows_names_as_text(jupyter: Jupyter) -> None:
     ask = jupyter.allowed()
     reply = ask("GET", "/")
     assert reply.headers["content-type"].startswith("text/html")
-    assert "<img" not in reply.text
+    assert "onerror" not in reply.text, "what cannot be a study's name is not listed"
+    asked = ask("GET", "/%3Cimg%20src=x%20onerror=alert(1)%3E/dashboard")
+    assert (asked.status, "<img" in asked.text, "&lt;img" in asked.text) == (404, False, True)
     assert '<a href="gr%C3%B6%C3%9Fe%201.0%20ab/">größe 1.0 ab</a>' in reply.text
     assert "default-src 'none'" in reply.headers["content-security-policy"]
     assert ask("GET", "/gr%C3%B6%C3%9Fe%201.0%20ab/api/studies").data["study_summaries"]

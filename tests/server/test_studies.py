@@ -14,7 +14,7 @@ import pytest
 
 from deepseek_lab.base.settings import settings
 from deepseek_lab.hpo import places
-from deepseek_lab.server import messages, studies
+from deepseek_lab.server import messages, pages, studies
 from deepseek_lab.server.messages import Answer, Request
 from deepseek_lab.server.studies import Studies
 from tests.server.served import searched
@@ -111,6 +111,12 @@ def test_a_path_that_could_mean_something_else_is_no_address(path: str) -> None:
     with pytest.raises(messages.NoAddress):
         get(path).parts()
     assert Studies().answer(get(path)).status == 400
+
+
+def test_a_list_escapes_what_it_is_given(tmp_path: Path) -> None:
+    page = pages.listed([('"><script>alert(1)</script>', tmp_path)]).body.decode()
+    assert "<script" not in page
+    assert '<a href="%22%3E%3Cscript%3Ealert%281%29%3C%2Fscript%3E/">&quot;&gt;&lt;script&gt;' in page
 
 
 def test_an_application_hears_nothing_of_who_asks() -> None:
