@@ -19,8 +19,9 @@ from typing import Any
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.request import Saved
+from deepseek_lab.distributed.worker.feedback import PREFIX
 
-_NAME, _FORMAT = "training.checkpoint", 1
+_NAME, _FORMAT = "training.checkpoint", 2
 
 
 class Checkpoint:
@@ -29,7 +30,6 @@ class Checkpoint:
     Args:
         folder: Made if it is not there.
         source: The cell; another one does not go on from here.
-        size: Number of ranks.
         kinds: What was sent to the ranks, in order: what was saved is written into objects of these kinds.
         seed: Of the training.
 
@@ -37,12 +37,11 @@ class Checkpoint:
         TargetError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, source: str, size: int, kinds: Sequence[str], seed: int) -> None:
+    def __init__(self, folder: Path, source: str, kinds: Sequence[str], seed: int) -> None:
         self._path = folder / _NAME
         self._is = {
             "format": _FORMAT,
             "source": hashlib.sha256(source.encode()).hexdigest(),
-            "size": size,
             "kinds": hashlib.sha256("\n".join(kinds).encode()).hexdigest(),
         }
         self.seed = seed
@@ -91,15 +90,12 @@ class Checkpoint:
         words = {
             "format": "by another version",
             "source": "of another cell",
-            "size": f"of {header['size']} ranks",
             "kinds": "of other objects",
         }
         for key, word in words.items():
             if header[key] != self._is[key]:
-                start = f"%deepseek ranks start -n {header['size']}, or " if key == "size" else ""
                 raise TargetError(
-                    f"{self._path} was saved by a training {word}",
-                    hint=f"{start}--checkpoint-to another folder",
+                    f"{self._path} was saved by a training {word}", hint="--checkpoint-to another folder"
                 )
 
     def put(self, saved: Saved) -> None:
@@ -122,7 +118,8 @@ class Checkpoint:
         with self._changed:
             self._next = None
         self._stop()
-        self._path.unlink(missing_ok=True)
+        for path in (self._path, *self._path.parent.glob(f"{PREFIX}*")):
+            path.unlink(missing_ok=True)
 
     def _stop(self) -> None:
         """Write what waits, and end the thread."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from deepseek_lab.base.errors import DeepseekError, TargetError
-from deepseek_lab.base.ranks import RankAnswer, RankState, spans
+from deepseek_lab.base.operations import RankRecord, find
+from deepseek_lab.base.ranks import RankAnswer, RankState, RankVitals, spans
 from deepseek_lab.distributed import folder
 from deepseek_lab.distributed.channel import Message, listen
 from deepseek_lab.distributed.interrupts import HeldInterrupts
 from deepseek_lab.distributed.launchers import Launcher, Local, Site, Start
 from deepseek_lab.distributed.rank import Rank
+from deepseek_lab.distributed.records import FEW, Records, clash
 from deepseek_lab.distributed.rendezvous import Rendezvous
 from deepseek_lab.distributed.request import Request, Saved
 
@@ -39,6 +42,9 @@ _DETAILS = (
     "way",
     "step_s",
     "expected",
+    "lost",
+    "not_kept",
+    "plans",
 )
 _current: list[Ranks] = []
 
@@ -50,11 +56,18 @@ class RanksError(DeepseekError):
 class Watcher(Protocol):
     """What hears of ranks, in threads."""
 
+    @property
+    def known(self) -> Mapping[int, RankVitals]:
+        """The last figures of each rank, where there were some."""
+
     def measured(self, rank: int, fields: dict[str, Any]) -> None:
         """A rank said how it is doing (:meth:`deepseek_lab.distributed.worker.vitals.Vitals.now`)."""
 
     def changed(self, state: RankState) -> None:
         """A rank is in another state."""
+
+    def regrouped(self, kept: Sequence[int], text: str) -> None:
+        """Ranks go on without others; those that had these numbers have the numbers from 0 on. ``text`` tells it."""
 
 
 class Ranks:
@@ -79,6 +92,10 @@ class Ranks:
         self.watcher: Watcher | None = None
         """Hears how the ranks of a training are doing."""
         self._ranks = [Rank(number) for number in range(num_ranks)]
+        self._incarnations = dict.fromkeys(range(num_ranks), 0)
+        """Of the last process that was started at a place."""
+        self.history: list[tuple[float, str]] = []
+        """What has become of ranks, and when (time.time)."""
         self._changed = threading.Condition()
         self._requests: dict[int, Request] = {}
         self._number = 0
@@ -94,6 +111,7 @@ class Ranks:
             folder.remove(self._folder)
             raise
         self._rendezvous = Rendezvous(self._channel.send)
+        self._records = Records(self._send)
         try:
             self._launcher.open(Site(self._folder, connection, num_ranks, self._channel.send))
         except BaseException:
@@ -117,6 +135,34 @@ class Ranks:
     def live(self) -> list[int]:
         """Ranks that can be asked."""
         return [one.number for one in self._ranks if one.state in {"ready", "busy"}]
+
+    @property
+    def dead(self) -> list[int]:
+        """Ranks whose processes have ended."""
+        return [one.number for one in self._ranks if one.state == "dead"]
+
+    @property
+    def hosts(self) -> list[int]:
+        """By rank; two that are on the same host have the same number."""
+        machines = [one.machine for one in self._ranks]
+        return [machines.index(one) for one in machines]
+
+    @property
+    def figures(self) -> dict[int, RankVitals]:
+        """How ranks do in a training, or did in the last one that was watched; those of which that is known."""
+        known = {} if self.watcher is None else self.watcher.known
+        found = {one.number: known.get(one.number, one.figures) for one in self._ranks}
+        return {number: one for number, one in found.items() if one is not None}
+
+    def unwatch(self) -> None:
+        """Nobody hears any more how ranks are doing; their last figures are kept."""
+        figures, self.watcher = self.figures, None
+        for one in self._ranks:
+            one.figures = figures.get(one.number)
+
+    def records(self, limit: int = FEW) -> dict[int, RankRecord]:
+        """The last operations of the ranks that are there, whatever they do."""
+        return self._records.begin(self.live, limit).wait()
 
     def start(self) -> None:
         """Start all processes and form the group; whatever was started ends if that fails or is interrupted.
@@ -149,7 +195,7 @@ class Ranks:
                     one.state = "restarting"
                     one.process.kill()
                     one.process.wait(5)
-                one.incarnation += 1
+                self._renew(one)
             try:
                 self._spawn(wanted)
                 self._await_hello(wanted, held)
@@ -158,9 +204,71 @@ class Ranks:
                     if one.state == "starting":
                         self._kill(one.number)
                 raise
+            if wanted:
+                self._note(f"rank {spans(one.number for one in wanted)} got a new process")
             if len(self.live) == len(self._ranks):
                 self._join()
         return [one.number for one in wanted]
+
+    def resize(self, num_ranks: int) -> tuple[list[int], list[int]]:
+        """Have so many ranks; those that stay keep their processes, and with them the names of their cells.
+
+        What is too many is ended: dead ranks first, then those with the highest numbers. Dead ranks that stay get new
+        processes. Those that are left have the numbers from 0 on, in the same order, and form a new group.
+
+        Returns:
+            The numbers of the ranks that were started, and those that the ended ones had.
+
+        Raises:
+            RanksError: there can be no such number, or what was started did not join; then it was ended again.
+        """
+        self._require_size(num_ranks)
+        before = len(self)
+        order = sorted(self._ranks, key=lambda one: (one.state == "dead", one.number))
+        ended = self._leave(order[num_ranks:])
+        added: list[Rank] = []
+        with HeldInterrupts() as held:
+            self._launcher.resize(num_ranks)
+            for number in range(len(self), num_ranks):
+                taken = {one.place for one in [*self._ranks, *added]}
+                place = next(place for place in range(num_ranks) if place not in taken)
+                added.append(Rank(number, place, self._incarnations.get(place, -1)))
+            wanted = [*(one for one in self._ranks if one.state == "dead"), *added]
+            for one in wanted:
+                self._renew(one)
+            self._ranks = [*self._ranks, *added]
+            try:
+                self._spawn(wanted)
+                self._await_hello(wanted, held)
+                if wanted or ended:
+                    self._join()
+            except BaseException:
+                for one in wanted:
+                    if one.state == "starting":
+                        self._kill(one.number)
+                self._leave(added)
+                self._launcher.resize(len(self))
+                raise
+        if num_ranks != before:
+            self._note(f"{before} ranks became {num_ranks}")
+        return [one.number for one in wanted], ended
+
+    def leave_out(self, numbers: Sequence[int], why: str) -> list[int]:
+        """Go on without ranks that are dead; the others have the numbers from 0 on, in the same order.
+
+        Args:
+            numbers: Of the dead ones; not of all.
+            why: What is to be remembered of it.
+
+        Returns:
+            The numbers that the others had.
+        """
+        kept = [one.number for one in self._ranks if one.number not in numbers]
+        self._leave([one for one in self._ranks if one.number in numbers])
+        self._note(why)
+        if self.watcher is not None:
+            self.watcher.regrouped(kept, why)
+        return kept
 
     def stop(self, timeout_s: float = 3.0) -> None:
         """End all processes and remove everything that was made for them."""
@@ -170,21 +278,10 @@ class Ranks:
         atexit.unregister(self.stop)
         if self in _current:
             _current.remove(self)
-        for one in self._ranks:
-            kind = "stop" if one.state == "ready" else "exit"
-            self._channel.send(Message(kind), one.identity.encode())
-            if one.state == "starting":  # it may never hear
-                self._kill(one.number)
-        until = time.monotonic() + timeout_s
-        for one in self._ranks:
-            if one.process is not None and not one.process.wait(max(0.0, until - time.monotonic())):
-                one.process.kill()
-                one.process.wait(5)
+        self._end(self._ranks, timeout_s)
         self._launcher.close()
         self._channel.close()
         folder.remove(self._folder)
-        for one in self._ranks:
-            one.state = "stopped"
 
     def ask(
         self,
@@ -222,7 +319,7 @@ class Ranks:
                 self._set(one, "busy")
                 body = {"request": request.number, **(fields or {})}
                 if kind == "join":
-                    body["local_rank"] = sum(other.host == one.host for other in self._ranks[:number])
+                    body |= {"rank": number, "local_rank": self._local(one)}
                 self._send(number, Message(kind, body, payload))
             passed_on = 0
             while request.waits:
@@ -231,7 +328,12 @@ class Ranks:
                 if held.count > passed_on:
                     passed_on += 1
                     if passed_on > 1 or kind != "join":  # a group is formed in no time, or not at all
+                        if passed_on == 1:
+                            request.asked = self._records.begin(self.live)
                         self._interrupt(request, kill=passed_on > 1)
+            if request.finding is None and request.has_failed_together:
+                request.finding = find(self.records())
+            request.explain()
             request.tell(said)
             with self._changed:
                 self._requests.pop(request.number, None)
@@ -264,10 +366,31 @@ class Ranks:
             and now - request.ended_at_s > PATIENCE_S
             and all(one.doing.get("waits") for one in waiting)
         )
-        if failed or left:
+        if failed or left or self._differ(request, waiting):
+            if request.finding is None:
+                request.finding = find(self.records())
+            request.say_who_does_not_come([one.number for one in waiting if not one.doing.get("waits")])
             request.unblocked_at_s = now
             for one in waiting:
                 self._send(one.number, Message("unblock", {"request": request.number}))
+
+    def _differ(self, request: Request, waiting: Sequence[Rank]) -> bool:
+        """Whether ranks wait for each other in operations that are not the same ones; looked at every few seconds."""
+        now = time.monotonic()
+        if now - request.looked_at_s < PATIENCE_S or not all(one.stuck for one in waiting):
+            return False
+        request.looked_at_s = now
+        finding = find(self.records())
+        if finding.differ:
+            request.finding = finding
+        return finding.differ
+
+    def _local(self, one: Rank) -> int:
+        """Its number on its machine: the lowest one that is free when it is asked for first."""
+        if one.local is None:
+            taken = {other.local for other in self._ranks if other.host == one.host}
+            one.local = next(number for number in itertools.count() if number not in taken)
+        return one.local
 
     def _interrupt(self, request: Request, *, kill: bool) -> None:
         request.unblocked_at_s = request.unblocked_at_s or time.monotonic()
@@ -295,14 +418,62 @@ class Ranks:
             if one.state == "stopped":
                 raise RanksError("the ranks were stopped", hint=f"%deepseek ranks start -n {len(self)}")
 
-    # Starting.
+    # Starting and ending.
+
+    def _require_size(self, num_ranks: int) -> None:
+        if num_ranks < 1:
+            raise RanksError(
+                f"there cannot be {num_ranks} ranks", hint="%deepseek ranks stop, to end them all"
+            )
+        most = self._launcher.most
+        if most is not None and num_ranks > max(most, len(self)):
+            raise RanksError(
+                f"the hosts have places for {most} ranks, not for {num_ranks}",
+                hint=f"%deepseek ranks resize {most}, or %deepseek ranks stop and start with more --hosts",
+            )
+
+    def _renew(self, one: Rank) -> None:
+        """It is to have a process that is called what none was called before."""
+        one.incarnation += 1
+        self._incarnations[one.place] = one.incarnation
+        one.local = None  # a batch system may start it on another machine
+
+    def _leave(self, ranks: Sequence[Rank]) -> list[int]:
+        """End ranks, number the others anew, and give the numbers that they had."""
+        numbers = [one.number for one in ranks]
+        self._end(ranks)
+        if ranks:
+            self._joined = False
+            self._ranks = [one for one in self._ranks if one not in ranks]
+            for number, one in enumerate(self._ranks):
+                one.number = number
+        return sorted(numbers)
+
+    def _end(self, ranks: Sequence[Rank], timeout_s: float = 3.0) -> None:
+        """End processes; they are given some time to do it themselves."""
+        for one in ranks:
+            kind = "stop" if one.state == "ready" else "exit"
+            self._channel.send(Message(kind), one.identity.encode())
+            if one.state == "starting" and one.process is not None:  # it may never hear
+                one.process.kill()
+            one.state = "stopped"
+        until = time.monotonic() + timeout_s
+        for one in ranks:
+            if one.process is not None and not one.process.wait(max(0.0, until - time.monotonic())):
+                one.process.kill()
+                one.process.wait(5)
+
+    def _note(self, text: str) -> None:
+        self.history.append((time.time(), text))
 
     def _spawn(self, ranks: Sequence[Rank]) -> None:
         starts = []
         for one in ranks:
             one.state, one.why, one.doing, one.freed = "starting", "", {}, True
-            starts.append(Start(one.number, one.identity, partial(self._ended, one, one.incarnation)))
+            starts.append(Start(one.place, one.identity, partial(self._ended, one, one.incarnation)))
         self._joined = False
+        if not starts:  # for a batch system this would be a job too
+            return
         try:
             processes = self._launcher.launch(starts)
         except BaseException:
@@ -342,6 +513,7 @@ class Ranks:
             "group": self._rendezvous.begin(),
             "limit_s": COLLECTIVE_LIMIT_S,
             "master": self._ranks[0].address,
+            "hosts": self.hosts,
         }
         request = self.ask("join", fields)
         for number, answer in request.answers.items():
@@ -360,6 +532,7 @@ class Ranks:
         match message.kind:
             case "hello":
                 one.host, one.address = message.fields["host"], message.fields["address"]
+                one.machine = message.fields["machine"]
                 self._set(one, "ready")
             case "meet":
                 self._rendezvous.heard(sender, message)
@@ -375,6 +548,8 @@ class Ranks:
                     request = self._requests.get(message.fields["request"] or -1)
                     if request is not None:
                         request.said.append((one.number, stream, text))
+            case "recorded":
+                self._records.heard(one.number, message.fields)
             case "announce":
                 for number in range(len(self)):
                     self._send(number, Message("save", message.fields))
@@ -420,7 +595,7 @@ class Ranks:
             self._changed.notify_all()
 
     def _ended(self, one: Rank, incarnation: int, why: str) -> None:
-        if one.incarnation != incarnation or self._stopping or one.state == "restarting":
+        if one.incarnation != incarnation or self._stopping or one.state in {"restarting", "stopped"}:
             return
         one.why = why if one.freed else "was ended, as nothing else ends the collective it was in"
         self._joined = False
@@ -431,6 +606,7 @@ class Ranks:
         words = one.process.last_words() if one.process is not None else ""
         text = f"rank {one.number} {one.why}{place}{said}\n{words}".rstrip()
         self._set(one, "dead")
+        self._note(f"rank {one.number} {one.why}")
         for request in waiting:
             answer = RankAnswer(
                 rank=one.number,
@@ -439,6 +615,7 @@ class Ranks:
                 text=text,
                 line=one.doing.get("line"),
                 broken=True,
+                record=clash(words),
             )
             self._take(one, request.number, answer)
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from deepseek_lab.base.operations import Finding, find
 from deepseek_lab.base.ranks import RankAnswer
+from deepseek_lab.distributed.records import Asked
+
+_LONG_S, _LATE_S = 5.0, 0.5
+"""An interrupted wait is explained that was so long; records that were asked for before it have so long to come."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
     """What all ranks of a training have said at one place."""
 
-    place: dict[str, int]
+    place: dict[str, Any]
     states: Sequence[Any]
     """By rank, what it alone knows."""
     values: Sequence[Any]
@@ -22,6 +28,14 @@ class Saved:
     num_steps: int
     left: dict[str, str]
     """Names that could not be saved, and why: with these nothing can go on."""
+    fresh: tuple[int, ...] = ()
+    """Ranks that were not there: their states are those of another one, whose random numbers they do not take."""
+
+    def by(self, numbers: Sequence[int | None]) -> Saved:
+        """As ranks take it up that had these numbers; None for one that was not there."""
+        states = [self.states[number or 0] for number in numbers]
+        fresh = [new for new, number in enumerate(numbers) if number is None or number in self.fresh]
+        return dataclasses.replace(self, states=states, fresh=tuple(fresh))
 
 
 class Request:
@@ -42,7 +56,13 @@ class Request:
         self.said: collections.deque[tuple[int, str, str]] = collections.deque()
         self.saved: Saved | None = None
         """The last place that all ranks have saved."""
-        self._saving: dict[tuple[int, int], dict[int, tuple[dict[str, Any], Sequence[Any]]]] = {}
+        self._saving: dict[Any, dict[int, tuple[dict[str, Any], Sequence[Any]]]] = {}
+        self.asked: Asked | None = None
+        """Records that were asked for when it was interrupted."""
+        self.finding: Finding | None = None
+        """Why ranks waited for each other."""
+        self.looked_at_s = time.monotonic()
+        """When it was last seen whether they wait for each other in different operations."""
         self.unheard: Exception | None = None
         """What the listener raised."""
 
@@ -59,7 +79,7 @@ class Request:
     def save(self, rank: int, fields: dict[str, Any], payload: Sequence[Any], size: int) -> None:
         """A rank has saved where it is."""
         place = fields["place"]
-        key = place["statement"], place["turn"]
+        key = tuple(place["path"]), tuple(place["turns"])
         parts = self._saving.setdefault(key, {})
         parts[rank] = fields, payload
         while len(self._saving) > 2:  # a rank was told too late
@@ -79,3 +99,32 @@ class Request:
         for number, one in self.answers.items():
             if one.status == "error" and one.peer_lost:
                 self.answers[number] = dataclasses.replace(one, status="unblocked", broken=True)
+
+    @property
+    def has_failed_together(self) -> bool:
+        """Whether ranks have failed in what they do together."""
+        return any(one.in_collective for one in self.answers.values())
+
+    def say_who_does_not_come(self, ranks: Sequence[int]) -> None:
+        """Tell at once of ranks that are waited for and go on with something else, for that may take for ever."""
+        record = self.finding.record if self.finding is not None else {}
+        if self.finding is not None and any(rank in record for rank in ranks):
+            self._say(self.finding)
+
+    def explain(self) -> None:
+        """Add to the answers what the records say; of an interrupted wait it is told, for nobody reads its answers."""
+        if self.asked is not None:
+            finding = find(self.asked.wait(_LATE_S))
+            if finding.for_s > _LONG_S and finding.record:
+                self._say(finding)
+        if self.finding is None:
+            return
+        for rank, one in self.answers.items():
+            if one.status == "unblocked" or one.in_collective:
+                waited = "" if self.finding.differ else self.finding.waited.get(rank, "")
+                record = self.finding.record.get(rank, "")
+                self.answers[rank] = dataclasses.replace(one, waited=waited, record=record)
+
+    def _say(self, finding: Finding) -> None:
+        text = "".join(f"{line}\n" for line in finding.sentences())
+        self.said.append((min([*self.waits, *self.answers]), "stderr", text))

@@ -12,15 +12,19 @@ from typing import Any
 import torch
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.base.ranks import RankAnswer
+from deepseek_lab.base.ranks import RankAnswer, alike, spans
 from deepseek_lab.distributed.checkpoint import Checkpoint
+from deepseek_lab.distributed.elastic import Course, OnLoss
+from deepseek_lab.distributed.mesh import Mesh
 from deepseek_lab.distributed.ranks import Ranks
-from deepseek_lab.distributed.request import Request, Saved
+from deepseek_lab.distributed.request import Saved
+from deepseek_lab.distributed.worker.loaders import require_shareable
 from deepseek_lab.processes.travel import Luggage
 
 SAVE_S = 30.0
 EVERY = {"local": 8, "diloco": 32}
 """Updates between two agreements of ranks that train by themselves."""
+_REPLACE = OnLoss()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +57,18 @@ def train(
     way: str = "plain",
     every: int | None = None,
     strategy: str = "ddp",
+    mesh: Mesh | None = None,
     save_s: float = SAVE_S,
     folder: Path | None = None,
+    on_loss: OnLoss = _REPLACE,
     said: Callable[[int, str, str], None] | None = None,
 ) -> Trained:
     """Run a training cell on all ranks at once, each on its share of the data.
 
     Gradients are averaged by ``DistributedDataParallel``; a loop over a ``DataLoader`` sees every n-th sample. When all
     ranks have come to its end, what the cell changed is written into the notebook's own objects, as rank 0 has it;
-    when one has not, the notebook's objects are as they were. A rank whose process ends is replaced.
+    when one has not, the notebook's objects are as they were. A rank whose process ends is replaced, or the training
+    goes on with those that are left, which then have the numbers from 0 on.
 
     Args:
         ranks: Where to run.
@@ -73,27 +80,36 @@ def train(
         seed: Of the orders in which data is read, and with the rank of its random numbers; by default PyTorch's own.
         batch: Samples of an update over all ranks; by default each rank takes the cell's own batch.
         way: How gradients go between ranks: ``plain`` (exact), ``bf16``, ``int8`` (with error feedback), ``powersgd-R``
-            (as factors of rank R, with error feedback), or ``auto`` for the one of these with which updates are
-            fastest, found in the first of them. With ``local`` and ``diloco`` no gradients go: ranks train by
-            themselves and go on from the mean of their parameters, with ``diloco`` by an optimizer of its own.
+            (as factors of rank R, with error feedback), ``hierarchical`` (exact; added up on each host first) and
+            ``hierarchical-bf16`` and ``hierarchical-int8`` (between hosts alone), or ``auto`` for the one of these with
+            which updates are fastest, found in the first of them, and ``exact`` for the faster of the exact ones. With
+            ``local`` and ``diloco`` no gradients go: ranks train by themselves and go on from the mean of their
+            parameters, with ``diloco`` by an optimizer of its own.
         every: Updates from one such mean to the next, by default :data:`EVERY`.
         strategy: ``ddp`` has everything on every rank; with ``fsdp``, whose ``way`` is ``plain``, each rank holds its
             part of parameters, gradients and optimizer states, and whole tensors come back.
-        save_s: How often what the training has reached is saved, between two turns of a loop at the top level of the
-            cell; a rank that dies is then replaced, and the training goes on from there. 0 never.
+        mesh: In the place of a strategy, ranks that share layers or are stages of a pipeline, and copies of the model
+            that see their share of the data each.
+        save_s: How often what the training has reached is saved, between two turns of a loop of the cell, or of one in
+            it, with an update complete; a training that loses ranks goes on from there. 0 never.
         folder: Where what is saved is kept, from which the same cell goes on when it is run again after it did not come
-            to its end, in another kernel too; its names are to be made as they were. Empty after its end.
+            to its end, in another kernel and on more or fewer ranks too; its names are to be made as they were. Empty
+            after its end.
+        on_loss: What is done when ranks are lost.
         said: Called with rank, stream and text of what ranks print.
 
     Raises:
-        TargetError: an object cannot be sent, or a batch cannot be shared evenly.
+        TargetError: an object cannot be sent, or a batch cannot be shared.
         KeyboardInterrupt: it was interrupted; the notebook's objects are as they were.
     """
-    if batch is not None and batch % len(ranks):
+    weighs = way not in EVERY and (mesh is not None or strategy in {"ddp", "fsdp"})
+    if mesh is not None and mesh.size != len(ranks):
         raise TargetError(
-            f"an effective batch of {batch} cannot be shared by {len(ranks)} ranks",
-            hint=f"--effective-batch {batch - batch % len(ranks) or len(ranks)}",
+            f"the mesh {mesh} is for {mesh.size} ranks, and {len(ranks)} run",
+            hint=f"%deepseek ranks resize {mesh.size}",
         )
+    num_copies = len(ranks) if mesh is None else mesh.data
+    require_shareable(batch, num_copies, weighs=weighs)
     seed = torch.initial_seed() % 2**31 if seed is None else seed
     luggage = Luggage(names, sorted(name for name in uses if name in names))
     payload = luggage.pack()
@@ -103,30 +119,37 @@ def train(
         "size": len(ranks),
         "seed": seed,
         "batch": batch,
+        "weighs": weighs and batch is not None,
         "way": way,
         "strategy": strategy,
+        "mesh": None if mesh is None else dataclasses.asdict(mesh),
         "every": EVERY.get(way, 0) if every is None else every,
         # history["loss"].append(...) changes a dict that no text analysis finds for certain.
         "back": sorted({*binds, *(one for one in uses if isinstance(names.get(one), list | dict | set))}),
         "save_s": save_s,
+        "folder": None if folder is None else str(folder.absolute()),
     }
     saved: Saved | None = None
     notes: list[str] = []
+    course = Course(ranks, on_loss, "" if mesh is None else f"--mesh {mesh}", batch=batch, weighs=weighs)
     with contextlib.ExitStack() as stack:
         checkpoint = None
         if folder is not None:
-            checkpoint = Checkpoint(folder, f"{strategy}\n{source}", len(ranks), luggage.kinds, seed)
+            checkpoint = Checkpoint(folder, f"{strategy}\n{source}", luggage.kinds, seed)
             if (found := checkpoint.load()) is not None:
                 saved, when = found
                 fields["seed"] = checkpoint.seed
                 notes.append(f"went on after {saved.num_steps:,} updates, as saved at {when}")
+                if len(saved.states) != len(ranks):
+                    notes[-1] += f" by {len(saved.states)} ranks, with {len(ranks)}"
+                saved = course.take_up(saved)
             stack.enter_context(checkpoint)
         keep = (lambda saved: None) if checkpoint is None else checkpoint.put
-        request, happened = _run(ranks, fields, payload, saved, keep, said)
+        request = course.run(fields, payload, saved, keep, said)
         answers = request.answers
+        notes += course.notes
         if any(one.status != "ok" for one in answers.values()):
-            return Trained(answers)
-        notes += happened
+            return Trained(answers, notes=tuple(notes))
         _, *payload = request.payloads[0]
         changed = luggage.unpack(payload)
         if checkpoint is not None:
@@ -134,53 +157,32 @@ def train(
             if checkpoint.failed:
                 notes.append(f"the training could not be saved in {folder}: {checkpoint.failed}")
     held = {number: json.loads(bytes(parts[0])) for number, parts in sorted(request.payloads.items())}
-    notes += [*_way_notes(answers, way), *_held_notes(held), *_notes(answers)]
+    notes += course.batch_notes(answers[0].details["global_batches"])
+    notes += [*_kept_notes(answers), *_way_notes(answers, way), *_held_notes(held), *_notes(answers)]
     return Trained(answers, tuple(changed), tuple(notes), held)
 
 
-def _run(
-    ranks: Ranks,
-    fields: dict[str, Any],
-    payload: list[Any],
-    saved: Saved | None,
-    keep: Callable[[Saved], None],
-    said: Callable[[int, str, str], None] | None,
-) -> tuple[Request, list[str]]:
-    """Train, and go on each time that ranks have died and were replaced, as long as that leads further."""
-    notes: list[str] = []
-    while True:
-        resume = None
-        before: list[Any] = []
-        if saved is not None:
-            resume = {"place": saved.place, "num_saved": len(saved.values), "num_steps": saved.num_steps}
-            before = [*saved.states, *saved.values]
-        everything = {**fields, "resume": resume}
-        request = ranks.ask("train", everything, [*before, *payload], said=said, keep=keep)
-        further = request.saved is not None or not notes
-        saved = request.saved or saved
-        lasts = fields["save_s"] and further and (saved is None or not saved.left)
-        if not lasts or not _only_deaths(request.answers):
-            return request, notes
-        notes.append(_replaced(request.answers, saved))
-        ranks.restart()
-
-
-def _only_deaths(answers: dict[int, RankAnswer]) -> bool:
-    statuses = {one.status for one in answers.values()}
-    return "dead" in statuses and not statuses & {"error", "interrupted"}
-
-
-def _replaced(answers: dict[int, RankAnswer], saved: Saved | None) -> str:
-    dead = {rank: one for rank, one in answers.items() if one.status == "dead"}
-    which = ", ".join(f"rank {rank} {one.error}" for rank, one in dead.items())
-    place = f"went on after {saved.num_steps:,} updates" if saved is not None else "began again"
-    return f"{which}; it was replaced, and the training {place}"
+def _kept_notes(answers: dict[int, RankAnswer]) -> list[str]:
+    """What ranks went on without, and what could not be kept for another time."""
+    lost: dict[str, list[int]] = {}
+    for rank, one in answers.items():
+        for what in one.details["lost"]:
+            lost.setdefault(what, []).append(rank)
+    notes = []
+    for what, ranks in lost.items():
+        others = spans(answers.keys() - set(ranks))
+        beside = f"; rank {others} went on with it" if others else ""
+        notes.append(f"rank {spans(ranks)} went on without {what}{beside}")
+    failed = {rank: one.details["not_kept"] for rank, one in answers.items()}
+    return notes + [f"rank {which} could not keep error feedback: {why}" for which, why in alike(failed)]
 
 
 def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
     details = answers[0].details
     seconds: dict[str, float] = details["step_s"]
-    if asked != "auto":
+    if asked == "exact" and details["way"] == "plain" and not seconds:
+        return []  # on one host there is nothing to choose
+    if asked not in {"auto", "exact"}:
         return [] if asked == "plain" else [_words(asked)]
     if not seconds:
         return ["there were too few updates to find the fastest way for gradients, so they went in several"]
@@ -205,8 +207,10 @@ def _held_notes(held: dict[int, dict[str, list[int]]]) -> list[str]:
 
 def _words(way: str) -> str:
     """What a way does."""
-    name, _, rank = way.partition("-")
-    return _WORDS[name].format(rank)
+    name, _, rest = way.partition("-")
+    if name == "hierarchical":
+        return f"{_WORDS[rest or 'plain']}{' between hosts' if rest else ''}, added up on each host first"
+    return _WORDS[name].format(rest)
 
 
 _WORDS = {

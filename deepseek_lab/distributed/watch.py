@@ -77,6 +77,8 @@ class _Rank:
     def __init__(self) -> None:
         self.state, self.why = "starting", ""
         self.num_replaced = 0
+        self.known: RankVitals | None = None
+        """When it was last said how it was doing, with figures."""
         self.was_finite = True
         self.began: _Sample | None = None
         """Of what it was asked for now."""
@@ -140,7 +142,7 @@ class Watch:
     def measured(self, rank: int, fields: Mapping[str, Any]) -> None:
         """A rank said how it is doing."""
         with self._lock:
-            if self.ended:
+            if self.ended or rank >= len(self._ranks):
                 return
             one = self._ranks[rank]
             names = [field.name for field in dataclasses.fields(_Sample)]
@@ -170,6 +172,15 @@ class Watch:
                 return
             self._tell()
 
+    def regrouped(self, kept: Sequence[int], text: str) -> None:
+        """Ranks go on without others; those that had these numbers have the numbers from 0 on. ``text`` tells it."""
+        with self._lock:
+            if self.ended:
+                return
+            self._ranks = [self._ranks[number] for number in kept]
+            self._note(text)
+            self._tell()
+
     def end(self, failed: str = "") -> list[str]:
         """Nothing more comes; gives what is to be remarked of the whole.
 
@@ -189,6 +200,17 @@ class Watch:
             self._log.emit(ev.RunEnded(run=self.run, reason=self.ended))
         return notes
 
+    @property
+    def known(self) -> dict[int, RankVitals]:
+        """The last figures of each rank that there were, also of one that has died since."""
+        with self._lock:
+            found = {number: one.known for number, one in enumerate(self._ranks)}
+            return {
+                number: dataclasses.replace(one, rank=number)
+                for number, one in found.items()
+                if one is not None
+            }
+
     def _done(self) -> int:
         return min(one.num_updates for one in self.vitals)
 
@@ -204,6 +226,9 @@ class Watch:
         self.vitals = tuple(
             _vitals(number, one, rates[number], late.get(number)) for number, one in enumerate(self._ranks)
         )
+        for one, vitals in zip(self._ranks, self.vitals, strict=True):
+            if vitals.memory_bytes is not None:
+                one.known = vitals
         done = self._done()
         self._log.emit(ev.Progressed(run=self.run, done=done, unit="update"))
         # A training that goes on from what was saved is drawn once; rates of the whole are no point of a curve.

@@ -471,11 +471,25 @@ VERBS: dict[str, Verb] = {
                 Flag("min-ranks", "with fewer the training ends", "int", "N", default="1"),
                 Flag(
                     "strategy",
-                    "what each rank holds: all of the parameters, gradients and optimizer states (ddp), or its part "
-                    "(fsdp)",
+                    "what each rank holds: all of the parameters, gradients and optimizer states (ddp), its part "
+                    "(fsdp), its columns and heads of layers (tensor), or blocks that follow each other (pipeline)",
                     "choice",
                     default="ddp",
-                    choices=("ddp", "fsdp"),
+                    choices=("ddp", "fsdp", "tensor", "pipeline"),
+                ),
+                Flag(
+                    "mesh",
+                    "ranks in several dimensions, as in data=2,tensor=4: copies of the model, stages of a pipeline, and "
+                    "ranks that share layers",
+                    "text",
+                    "NAME=N,...",
+                ),
+                Flag(
+                    "micro-batches",
+                    "parts of a batch that go through the stages of a pipeline one after the other",
+                    "int",
+                    "N",
+                    default="4 for each stage",
                 ),
                 Flag(
                     "allow-lossy",
@@ -515,6 +529,10 @@ VERBS: dict[str, Verb] = {
                 ("%%deepseek distributed -n 4", "the loop below, on 4 ranks"),
                 ("%%deepseek distributed --effective-batch 256", "64 samples an update on each of 4"),
                 ("%%deepseek distributed --strategy fsdp", "each rank holds its part of the model"),
+                (
+                    "%%deepseek distributed --mesh data=2,pipeline=2 --micro-batches 8",
+                    "two copies of the model, each in two stages",
+                ),
                 (
                     "%%deepseek distributed --effective-batch 256 --on-loss shrink",
                     "a rank that dies leaves its share to the others",

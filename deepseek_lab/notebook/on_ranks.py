@@ -165,8 +165,8 @@ def name_of(cell: Cell) -> str:
     return f"Cell In[{cell.number}]" if cell.number is not None else "the cell"
 
 
-def failed(answers: Mapping[int, RankAnswer], file: str, cell: str) -> RanksFailed:
-    """The error that tells what went wrong on ranks."""
+def failed(answers: Mapping[int, RankAnswer], file: str, cell: str, notes: Sequence[str] = ()) -> RanksFailed:
+    """The error that tells what went wrong on ranks, after what ``notes`` tell."""
     from deepseek_lab import views
 
-    return RanksFailed(views.failure_text(answers, file, cell), answers)
+    return RanksFailed("\n".join([views.failure_text(answers, file, cell), *notes]), answers)

@@ -64,6 +64,25 @@ describe("a run", () => {
     await page.close();
   });
 
+  it("has no row for a rank that the others go on without", async () => {
+    const ranks = `
+from deepseek_lab.base import events as ev
+from deepseek_lab.base.ranks import RankVitals
+for step in (run := deepseek_lab.track(range(100_000), name="training")):
+    num = 3 if step < 300 else 2
+    ranks = tuple(RankVitals(number, "training", num_updates=step) for number in range(num))
+    if step % 20 == 0: run.log_of_events.emit(ev.RanksSeen(run=run.id, ranks=ranks))
+    time.sleep(0.005)`;
+    const [page] = await loaded([ranks]);
+    await run(page, 1);
+    const rows = page.getByRole("region", { name: "Ranks" }).getByRole("rowheader");
+    await expect.poll(() => rows.allInnerTexts(), { timeout: 20_000 }).toEqual(["0", "1", "2"]);
+    await expect.poll(() => rows.allInnerTexts(), { timeout: 20_000 }).toEqual(["0", "1"]);
+    await page.locator(".dsl-stop").click();
+    await until(page, STOPPED);
+    await page.close();
+  });
+
   it("is found again by a page that was loaded in its middle", async () => {
     const [page, name] = await loaded([LOOP]);
     await run(page, 1);

@@ -77,8 +77,8 @@ for epoch in range(EPOCHS):
 
 
 def run(ranks: Ranks, names: dict[str, Any], source: str, **options: Any) -> Trained:
-    if len(ranks.live) < len(ranks):
-        ranks.restart()
+    if len(ranks.live) < 3:
+        ranks.resize(3)
     seen = cells.names(source)
     return train(
         ranks,
@@ -156,8 +156,12 @@ def test_an_effective_batch_is_shared(three: Ranks) -> None:
     trained = run(three, there, LOOP, batch=36)
     assert trained.answers[0].details["global_batches"] == [36]
     assert furthest(parameters(here), parameters(there)) < 1e-5
-    with pytest.raises(TargetError, match=r"batch of 32 cannot be shared by 3 ranks\n.*--effective-batch 30"):
-        run(three, there, LOOP, batch=32)
+    here, there = make(32, 3), make(10, 3)  # 32 has no third, nor has the rest of 180 samples
+    exec(LOOP, here)
+    assert run(three, there, LOOP, batch=32).answers[0].details["global_batches"] == [32]
+    assert furthest(parameters(here), parameters(there)) < 1e-5
+    with pytest.raises(TargetError, match=r"batch of 2 cannot be shared by 3 ranks\n.*--effective-batch 3"):
+        run(three, there, LOOP, batch=2)
 
 
 def test_gradients_that_are_accumulated_are_averaged(three: Ranks) -> None:
@@ -339,6 +343,9 @@ def test_a_rank_that_dies_again_at_the_same_place_is_not_replaced_for_ever(three
     trained = run(three, names, source)
     assert trained.failed
     assert trained.answers[1].status == "dead"
+    replaced, left_out = trained.notes
+    assert "it was replaced, and the training began again" in replaced
+    assert "not replaced (new processes have not led further), and 2 of 3 ranks began again" in left_out
     assert furthest(parameters(names), before) == 0
 
 

@@ -128,6 +128,19 @@ class TestCells:
                 "%%deepseek distributed --strategy fsdp --exchange int8 --allow-lossy\n1",
                 "%%deepseek distributed --strategy fsdp, or %%deepseek distributed --exchange int8",
             ),
+            ("%deepseek ranks resize", "resize needs a number, and none was given"),
+            ("%deepseek ranks resize all", "'all' is none"),
+            ("%deepseek ranks resize 0", "there cannot be 0 ranks"),
+            ("%%deepseek distributed -n 5\n1", "%deepseek ranks resize 5"),
+            ("%%deepseek distributed --checkpoint 0 --on-loss shrink\n1", "--checkpoint 0 saves nothing"),
+            (
+                "%%deepseek distributed --on-loss shrink --max-restarts 2\n1",
+                "says nothing about --on-loss shrink",
+            ),
+            ("%%deepseek distributed --min-ranks 3\n1", "--min-ranks 3 is not one of 1 to 2"),
+            ("%%deepseek distributed --exchange hierarchical\n1", "all ranks are on one host"),
+            ("%%deepseek distributed --exchange hierarchical-int8\n1", "hierarchical-int8 --allow-lossy"),
+            ("%deepseek ranks record 3", "does not know what to do with '3'"),
             ("%deepseek on ranks", "%%deepseek ranks"),
         ],
     )
@@ -180,6 +193,25 @@ class TestTraining:
         record = json.loads(saved.read_text())
         assert [one["status"] for one in record["ranks"]] == ["ok", "ok"]
         assert record["ranks"][0]["checksum"] == record["ranks"][1]["checksum"]
+
+    def test_figures_and_operations_of_a_training_are_there_after_it(
+        self, ranks: Kernel, tmp_path: Path
+    ) -> None:
+        ranks.ok(f"%%deepseek distributed\n{TRAIN}")
+        _, names, first, _ = str(ranks.ok("%deepseek ranks status").result).splitlines()[:4]
+        for name in ("updates/s", "samples/s", "loss", "memory"):
+            start = names.index(name)
+            assert first[start : start + 4].strip(), name
+        text = str(ranks.ok(f"%deepseek ranks record --save {tmp_path / 'record.json'}").result)
+        assert text.startswith("ranks  their last operations\n")
+        assert " all_reduce of [178] float32 " in text
+        record = json.loads((tmp_path / "record.json").read_text())
+        assert record["found"] == []
+        for rank in ("0", "1"):
+            found = [one for one in record["ranks"][rank]["operations"] if one["shapes"] == [[178]]]
+            told = [(one["name"], one["line"], one["num_bytes"], one["state"]) for one in found[-6:]]
+            assert told == [("all_reduce", 4, 712, "ended")] * 6, "the line of the notebook's cell"
+            assert record["ranks"][rank]["groups"]["0"] == [0, 1]
 
     def test_a_model_that_was_sharded_is_the_notebooks_own_again(self, ranks: Kernel) -> None:
         ranks.ok("steps = opt.state[weight]['step'].item()")
@@ -246,6 +278,29 @@ class TestTraining:
         events = {event["kind"]: event for data in page.of("stop") for event in meta(data)["events"]}
         assert events["run_ended"]["reason"].startswith("KeyboardInterrupt after")
         assert ranks.value("model.f.weight.sum().item()") == before
+
+    def test_a_rank_that_is_lost_is_told_and_the_set_grows_again(self, ranks: Kernel) -> None:
+        ranks.ok("%%deepseek ranks\nmark = rank")
+        die = "if epoch == 15 and torch.distributed.get_rank() == 0: os.kill(os.getpid(), 9)"
+        outcome = ranks.ok(
+            "%%deepseek distributed --on-loss shrink --checkpoint 0.2 --effective-batch 20 --to t\n"
+            f"import os, time\nfor epoch in range(20):\n    for x, y in loader:\n        {STEP}\n"
+            f"    time.sleep(0.05)\n    if torch.distributed.get_world_size() == 2:\n        {die}"
+        )
+        head, told, batch, *_ = last(outcome)["text/plain"].splitlines()
+        assert head.startswith("distributed  1 of 2 ranks  120 updates  batch 20  ")
+        assert "rank 0 was ended by SIGKILL" in told
+        assert "; it was not replaced (--on-loss shrink), and 1 of 2 ranks " in told
+        assert batch == "an update had 20 samples throughout (--effective-batch)"
+        kept = [one for one in [*outcome.displays, *outcome.updates] if MIME in one][-1]
+        assert [line.split()[:3] for line in kept["text/plain"].splitlines()[2:]] == [["0", "ended", "120"]]
+        *_, lost, went_on = str(ranks.ok("%deepseek ranks status").result).splitlines()
+        assert "rank 0 was ended by SIGKILL" in lost
+        assert went_on.endswith(told.partition(" ")[2].partition(" ")[2])
+        text = str(ranks.ok("%deepseek ranks resize 2").result)
+        assert text.startswith("ranks  1 became 2; 1 started, with no names yet\n")
+        shown = last(ranks.ok("%%deepseek ranks\nglobals().get('mark'), world_size"))["text/plain"]
+        assert shown.splitlines() == ["[0] (1, 2)", "[1] (None, 2)"]
 
     def test_an_error_in_it_leaves_everything_as_it_was(self, ranks: Kernel) -> None:
         before = ranks.value("len(losses), model.f.weight.sum().item()")

@@ -21,6 +21,7 @@ class Start:
     """A rank's process that is wanted."""
 
     rank: int
+    """Its place: its number in the group, unless others are gone."""
     identity: str
     """What the process calls itself on its connection."""
     ended: Callable[[str], None]
@@ -77,6 +78,8 @@ class Launcher(abc.ABC):
     """Ranks that have not connected after so long are given up."""
     hint = ""
     """What to type where a rank did not start."""
+    most: int | None = None
+    """Ranks for which there are places; None where nothing says."""
 
     _site: Site
 
@@ -91,6 +94,10 @@ class Launcher(abc.ABC):
         Raises:
             DeepseekError: nothing can be started, and what to do.
         """
+
+    def resize(self, num_ranks: int) -> None:
+        """Take note that there are to be so many ranks from now on."""
+        self._site = dataclasses.replace(self._site, num_ranks=num_ranks)
 
     def heard(self, sender: bytes, message: Message) -> None:  # noqa: B027 - most start only what is a rank
         """Called with what a process says that is no rank; in a thread."""

@@ -46,7 +46,7 @@ class Ssh(Remote):
 
     Args:
         hosts: ``user@name:port*count`` each; user, port and count may be left out. Names may be those of ssh's
-            configuration. With counts, each host takes so many ranks in a row.
+            configuration. With counts, each host takes so many ranks in a row, and no more are added later.
         python: Interpreter on the hosts, with this package; by default the path of this one.
         options: Words for ssh, before those that are used anyway: ``["-i", "key"]``.
         listen: Address of this machine at which the hosts reach it; by default that from which it reaches the first
@@ -65,6 +65,8 @@ class Ssh(Remote):
         listen: str | None = None,
     ) -> None:
         self._hosts = [name for host in hosts for name in _expanded(host)]
+        if any("*" in host for host in hosts):
+            self.most = len(self._hosts)
         if not self._hosts:
             raise SshError("no hosts were given", hint="%deepseek ranks start --launcher ssh --hosts a,b")
         if shutil.which("ssh") is None:

@@ -43,7 +43,7 @@ class Task:
 
     @property
     def rank(self) -> int:
-        """Its number: ``rank-3.0`` is the first process of rank 3."""
+        """Its number until it joins the others: ``rank-3.0`` is the first process of rank 3."""
         return int(self.identity.removeprefix("rank-").partition(".")[0])
 
     def line(self) -> bytes:

@@ -20,34 +20,55 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.distributed.worker.choice import Choice
-from deepseek_lab.distributed.worker.exchange import Exchange
+from deepseek_lab.distributed.worker import feedback
+from deepseek_lab.distributed.worker.choice import WAYS, Choice
+from deepseek_lab.distributed.worker.exchange import LOW_RANK, Exchange
+from deepseek_lab.distributed.worker.feedback import State
+from deepseek_lab.distributed.worker.hosts import NAME, Hosts
 from deepseek_lab.distributed.worker.local_steps import LocalSteps
 from deepseek_lab.distributed.worker.vitals import Waits
 from deepseek_lab.processes.travel import Returning
+
+ERRORS, MOMENTUM = "what was left out of its gradients (error feedback)", "the momentum of the means"
+_VELOCITY = "velocity"
 
 
 class Replicas:
     """Data-parallel as long as it is open.
 
     Args:
-        way: How gradients go between ranks: ``plain`` leaves that to DDP, ``auto`` chooses
-            (:mod:`deepseek_lab.distributed.worker.choice`), a name of
+        way: How gradients go between ranks: ``plain`` leaves that to DDP, ``auto`` chooses and ``exact`` chooses among
+            exact ways (:mod:`deepseek_lab.distributed.worker.choice`), a name of
             :func:`deepseek_lab.distributed.worker.exchange.make` takes that way, and with ``local`` or ``diloco`` none
             goes: ranks agree on their parameters (:mod:`deepseek_lab.distributed.worker.local_steps`).
         every: Updates between two such agreements.
         waits: Held open where other ranks are waited for, beside the backward pass.
+        hosts: Where the ranks are; where there are no layers ``exact`` is ``plain``.
+
+    Raises:
+        TargetError: the way is not for these hosts.
     """
 
-    def __init__(self, way: str = "plain", every: int = 0, waits: Waits | None = None) -> None:
+    def __init__(
+        self,
+        way: str = "plain",
+        every: int = 0,
+        waits: Waits | None = None,
+        hosts: Hosts | None = None,
+    ) -> None:
+        if way == "exact" and (hosts is None or not hosts.layered):
+            way = "plain"
         self._exchange: Exchange | None = None
         self.choice: Choice | None = None
         self._asked, self._every = way, every
         self._waits: contextlib.AbstractContextManager[Any] = waits or contextlib.nullcontext()
         if way != "plain":
-            self._exchange = Exchange(way)
-            if way == "auto":
-                self.choice = Choice(self._exchange, self._shapes)
+            layers = way in {"auto", "exact"} or way.startswith(NAME)
+            self._exchange = Exchange(way, hosts if layers else None)
+            if way in {"auto", "exact"}:
+                self.choice = Choice(self._exchange, self._shapes, lossy=way == "auto")
+        self._velocity: dict[tuple[int, ...], torch.Tensor] = {}
+        """Of optimizers that are still to come, by their number and that of the parameter."""
         self._local: dict[int, LocalSteps] = {}
         """By optimizer."""
         self._optimizers: list[torch.optim.Optimizer] = []
@@ -56,6 +77,8 @@ class Replicas:
         """Updates by all optimizers."""
         self.held: dict[str, tuple[int, int]] = {}
         """Where tensors are sharded, the bytes that this rank holds of them, and those that they are when whole."""
+        self.plans: list[dict[str, Any]] = []
+        """Of what was put on a mesh, one for each model (:class:`deepseek_lab.distributed.worker.mesh.told.Told`)."""
         self._first: int | None = None
         """The optimizer whose steps are timed."""
         self._wrapped: dict[int, DistributedDataParallel] = {}
@@ -63,6 +86,9 @@ class Replicas:
         """Parameter to the module that it was wrapped with."""
         self._depth = threading.local()
         self._handles: list[Any] = []
+        self._weight: Callable[[], float] | None = None
+        self._weighed: set[int] = set()
+        """Parameters whose gradients are."""
 
     def __enter__(self) -> Replicas:
         self._handles = [
@@ -81,9 +107,48 @@ class Replicas:
         self._local.clear()
         self._optimizers.clear()
         self._wrapped.clear()
+        self._weighed.clear()
         if self._exchange is not None:
             self._exchange.close()
         gc.collect()  # a reducer's hooks on parameters end with it
+
+    def weigh(self, weight: Callable[[], float]) -> None:
+        """Multiply this rank's gradients by what this gives in their backward pass, before their mean is found."""
+        self._weight = weight
+
+    @property
+    def state(self) -> State:
+        """What ranks keep from one update to the next beside the cell's own objects; no copy."""
+        if self._exchange is None:
+            return State()
+        state = self._exchange.state
+        velocity: dict[tuple[int, ...], torch.Tensor] = {
+            (number, at): one
+            for number, steps in enumerate(self._local.values())
+            for at, one in enumerate(steps.velocity)
+        }
+        if velocity:
+            state.common[_VELOCITY] = velocity
+        return state
+
+    def take_up(self, state: State | None) -> list[str]:
+        """Go on with what was kept; called by all ranks.
+
+        Returns:
+            What this rank goes on without.
+        """
+        if self._exchange is None:
+            return []
+        found, somebody = feedback.take_up(state)
+        self._velocity = found.common.get(_VELOCITY, {})
+        ways = WAYS if self.choice is not None else ("int8",) if self._alone else (self._asked,)
+        feeds_back = any("int8" in way or LOW_RANK.fullmatch(way) for way in ways)
+        lost = []
+        if not self._exchange.take_up(found, ways) and feeds_back and (somebody or self.choice is None):
+            lost.append(ERRORS)
+        if self._asked == "diloco" and state is None and not self._velocity:
+            lost.append(MOMENTUM)
+        return lost
 
     def gather(
         self, returning: Returning, wanted: Sequence[str], *, ends: bool
@@ -138,7 +203,14 @@ class Replicas:
             ]
             if trained:
                 self._optimizers.append(optimizer)
-                self._local[id(optimizer)] = LocalSteps(self._exchange, len(self._local), trained)
+                self._local[id(optimizer)] = self._local_steps(self._exchange, trained)
+
+    def _local_steps(self, exchange: Exchange, trained: Sequence[torch.Tensor]) -> LocalSteps:
+        number = len(self._local)
+        velocity = [self._velocity.pop((number, at), None) for at in range(len(trained))]
+        known = [one for one in velocity if one is not None]
+        fits = [one.shape for one in known] == [one.shape for one in trained]
+        return LocalSteps(exchange, number, trained, known if fits else ())
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self.num_steps += 1
@@ -171,6 +243,19 @@ class Replicas:
         replica = self._wrapped.get(id(module))
         return None if replica is None else replica._post_forward(output)
 
+    def _weigh(self, parameters: Sequence[nn.Parameter]) -> None:
+        weight = self._weight
+        if weight is None:
+            return
+
+        def weighed(gradient: torch.Tensor) -> torch.Tensor:
+            by = weight()
+            return gradient if by == 1 else gradient * by
+
+        new = [one for one in parameters if id(one) not in self._weighed]
+        self._handles += [one.register_hook(weighed) for one in new]
+        self._weighed |= {id(one) for one in new}
+
     def _unwrap(self, module: nn.Module) -> None:
         """Parameters of a module are trained that were not at first, and DDP knows those of the beginning alone."""
         self.agree()
@@ -199,6 +284,7 @@ class Replicas:
             if self._exchange is not None:
                 self._exchange.install(made)
             self._owners |= {id(one): id(module) for one in trained}
+            self._weigh(trained)
         elif len(owners) == 1:
             made = self._wrapped[owners.pop() or 0]  # a part of what is wrapped already
         else:

@@ -91,23 +91,30 @@ class Sharded(Replicas):
         self._measured: set[int] = set()
         self._calls = threading.local()
         self._gather = FSDPParamGroup.pre_forward
+        self._reduce = FSDPParamGroup.post_backward
 
     def __enter__(self) -> Sharded:
         super().__enter__()
         # item(), bool() and float() of a sum or norm give the part of one rank, and ranks would part ways.
         DTensor._op_dispatcher._custom_op_handlers[_SCALAR] = shards.whole_scalar
-        waits, gather = self._waits, self._gather
+        waits, gather, reduce = self._waits, self._gather, self._reduce
 
         def pre_forward(group: FSDPParamGroup, *arguments: Any) -> Any:
             with waits:  # parameters are gathered
                 return gather(group, *arguments)
 
+        def post_backward(group: FSDPParamGroup, *arguments: Any) -> Any:
+            self._weigh_whole(group)
+            return reduce(group, *arguments)
+
         FSDPParamGroup.pre_forward = pre_forward  # type: ignore[assignment, method-assign]
+        FSDPParamGroup.post_backward = post_backward  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
         del DTensor._op_dispatcher._custom_op_handlers[_SCALAR]
         FSDPParamGroup.pre_forward = self._gather  # type: ignore[method-assign]
+        FSDPParamGroup.post_backward = self._reduce  # type: ignore[method-assign]
         for _, handle in self._known.values():
             handle.remove()
         for kept in (self._roots, self._parameters, self._dresses):
@@ -115,6 +122,14 @@ class Sharded(Replicas):
         for each in (self._units, self._root_of, self._states, self._known):
             each.clear()
         super().__exit__(kind, *rest)
+
+    def _weigh_whole(self, group: FSDPParamGroup) -> None:
+        """Weigh whole gradients, of which each rank is to get its part of the mean."""
+        by = 1.0 if self._weight is None else self._weight()
+        for one in group.fsdp_params if by != 1 else ():
+            whole = getattr(one, "_unsharded_param", None)
+            if whole is not None and whole.grad is not None:
+                whole.grad *= by
 
     @property
     def modules(self) -> list[nn.Module]:

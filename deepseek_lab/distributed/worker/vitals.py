@@ -83,6 +83,7 @@ class Vitals:
 
     def __init__(self, device: str, num_bytes: Callable[[], int]) -> None:
         self.waits = Waits()
+        self.num_backwards = 0
         self._on_cpu, self._num_bytes = device == "cpu", num_bytes
         self._counts: Callable[[], tuple[int, int]] | None = None
         self._loss: float | None = None
@@ -95,6 +96,7 @@ class Vitals:
         @functools.wraps(original)
         def backward(tensors: Any, *arguments: Any, **options: Any) -> Any:
             __tracebackhide__ = True
+            self.num_backwards += 1
             self._keep(tensors)
             with self.waits:
                 return original(tensors, *arguments, **options)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,12 @@ from deepseek_lab.distributed import folder
 from deepseek_lab.distributed.channel import Connection, Message, connect
 from deepseek_lab.distributed.worker import place as places
 from deepseek_lab.distributed.worker.group import Group
-from deepseek_lab.distributed.worker.network import interface, local_address
+from deepseek_lab.distributed.worker.network import host_id, interface, local_address
 from deepseek_lab.processes import cells
 from deepseek_lab.processes.output import Output
 
 if TYPE_CHECKING:
+    from deepseek_lab.distributed.worker.feedback import Kept
     from deepseek_lab.distributed.worker.turns import Turns
     from deepseek_lab.distributed.worker.vitals import Vitals
 
@@ -50,14 +52,19 @@ class Worker:
         self._request: int | None = None
         """What is being done now."""
         self._file = ""
+        self._files: set[str] = set()
+        """Of all cells so far."""
         self._interruptible = False
         self._interrupted: int | None = None
         """The request that is to be interrupted."""
         self._beat_at_s = self._looked_at_s = self._parent_at_s = 0.0
         self._place: dict[str, Any] = {}
         self._turns: Turns | None = None
+        self._kept: Kept | None = None
         self._vitals: Vitals | None = None
         self._told_at_s = 0.0
+        self._hosts: Sequence[int] = ()
+        """Of all ranks: two that share one have the same number."""
         self._main_thread = threading.main_thread()
         self._address = self._own_address(connection)
         self._folder = os.environ.get("DEEPSEEK_LAB_RANKS")
@@ -74,7 +81,8 @@ class Worker:
         signal.signal(signal.SIGINT, self._on_signal)
         sys.stdout, sys.stderr = self._output.stdout, self._output.stderr
         self._channel.open()
-        self._channel.send(Message("hello", {"host": socket.gethostname(), "address": self._address}))
+        about = {"host": socket.gethostname(), "machine": host_id(), "address": self._address}
+        self._channel.send(Message("hello", about))
         with contextlib.suppress(ImportError):
             import torch.distributed
         while True:
@@ -105,6 +113,7 @@ class Worker:
     def _do(self, message: Message) -> None:
         request = message.fields["request"]
         self._file = message.fields.get("file", "")
+        self._files.add(self._file)
         began_s = time.perf_counter()
         fields: dict[str, Any] = {"status": "ok"}
         payload: list[Any] = []
@@ -135,16 +144,26 @@ class Worker:
 
     def _do_join(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
         wanted = message.fields
-        size, local_rank = wanted["size"], wanted["local_rank"]
+        self.rank, size, local_rank = wanted["rank"], wanted["size"], wanted["local_rank"]
         os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank))
         os.environ["MASTER_ADDR"] = wanted["master"]
+        self._remember()
         device = self.group.join(
             rank=self.rank, size=size, group=wanted["group"], limit_s=wanted["limit_s"], local_rank=local_rank
         )
+        self._hosts = wanted["hosts"]
         for name, value in {"rank": self.rank, "world_size": size, "device": device}.items():
             self.names.setdefault(name, value)
         self.names |= {"rank": self.rank, "world_size": size}
         return {"device": device}, []
+
+    def _remember(self) -> None:
+        """Have operations of the groups that are formed next remembered."""
+        from deepseek_lab.distributed.worker.flight import flight
+
+        flight.files = self._files
+        flight.install()
+        flight.begin()
 
     def _do_run(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
         from deepseek_lab.processes import travel
@@ -161,13 +180,24 @@ class Worker:
         return {"value": cells.value_text(value)}, gathered
 
     def _do_train(self, message: Message) -> tuple[dict[str, Any], list[Any]]:
+        from deepseek_lab.distributed.worker.feedback import Kept
         from deepseek_lab.distributed.worker.training import train
         from deepseek_lab.distributed.worker.vitals import Vitals
 
+        self._kept = self._kept or Kept()
         with Vitals(self.names.get("device", "cpu"), lambda: self.group.num_bytes) as vitals:
             self._vitals = vitals
             try:
-                return train(self.rank, message, self.names, self._channel.send, self._follow, vitals)
+                return train(
+                    self.rank,
+                    message,
+                    self.names,
+                    self._channel.send,
+                    self._follow,
+                    vitals,
+                    self._hosts,
+                    self._kept,
+                )
             finally:
                 self._turns = self._vitals = None
                 self._tell(vitals)
@@ -192,10 +222,33 @@ class Worker:
             case "save":
                 if self._turns is not None and self._request == message.fields["request"]:
                     self._turns.tell(message.fields["place"])
+            case "record":
+                self._channel.send(Message("recorded", self._record(message.fields)))
             case "exit":
                 os._exit(0)
             case _:
                 self._todo.put(message)
+
+    def _record(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """The last operations, and where the main thread is."""
+        if "torch.distributed" not in sys.modules:  # it has joined no group
+            return {"call": wanted["call"], "operations": [], "groups": {}, "stack": []}
+        from deepseek_lab.distributed.worker.flight import flight, stack_of
+
+        operations, whole = flight.told(wanted["limit"])
+        busy = self._request is not None and self._main_thread.ident is not None
+        line, source, stack = stack_of(self._main_thread.ident or 0, self._file) if busy else (None, "", [])
+        return {
+            "call": wanted["call"],
+            "operations": operations,
+            "groups": dict(self.group.members),
+            "whole": whole,
+            "waits": bool(self._place.get("waits")),
+            "line": line,
+            "source": source,
+            "stack": stack,
+            "at_s": time.time(),
+        }
 
     def _tick(self) -> None:
         self._flush(self._request)

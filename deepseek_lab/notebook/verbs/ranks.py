@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import os
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deepseek_lab.base.errors import MissingPackageError, TargetError, UsageError, nearest
 from deepseek_lab.base.ranks import parse_spans, spans
-from deepseek_lab.notebook import launch
+from deepseek_lab.notebook import launch, recorded
 from deepseek_lab.notebook.host import Cell, Host
 from deepseek_lab.notebook.on_ranks import OnRanks, failed, name_of
 from deepseek_lab.notebook.parse import Command
@@ -15,10 +18,13 @@ from deepseek_lab.notebook.plan import Plan
 from deepseek_lab.notebook.ports import torch_loaded
 from deepseek_lab.notebook.show import Shown, table
 
+_TOLD = 20
+"""Events of ranks that are shown below their table, at most."""
+
 if TYPE_CHECKING:
     from deepseek_lab.distributed.ranks import Ranks
 
-_WORDS = ("start", "status", "stop", "restart", "script")
+_WORDS = ("start", "status", "stop", "restart", "resize", "record", "script")
 
 
 def run(plan: Plan, host: Host) -> Shown:
@@ -27,7 +33,7 @@ def run(plan: Plan, host: Host) -> Shown:
     if word not in _WORDS:
         near = nearest(word, _WORDS)
         raise UsageError(f"ranks does not know {word!r}", hint=f"%deepseek ranks {near or 'status'}")
-    if rest and word != "restart":
+    if rest and word not in {"restart", "resize"}:
         raise UsageError(
             f"ranks {word} does not know what to do with {rest[0]!r}", hint=f"%deepseek ranks {word}"
         )
@@ -43,9 +49,13 @@ def run(plan: Plan, host: Host) -> Shown:
         running = ranks.current()
         return _table("ranks", running) if running is not None else Shown("ranks  none have been started")
     running = ranks.needed()
+    if word == "record":
+        return recorded.shown(running)
     if word == "stop":
         running.stop()
         return Shown(f"ranks  {len(running)} stopped")
+    if word == "resize":
+        return _resize(rest, running)
     numbers = _numbers(rest) if rest else []
     again = running.restart(numbers)
     return _table(
@@ -54,6 +64,29 @@ def run(plan: Plan, host: Host) -> Shown:
         else "ranks  none is dead",
         running,
     )
+
+
+def _resize(words: list[str], running: Ranks) -> Shown:
+    """Grow or shrink the set of ranks.
+
+    Raises:
+        UsageError: it was not said to how many.
+    """
+    if len(words) != 1 or not words[0].isdecimal():
+        what = f"{' '.join(words)!r} is none" if words else "none was given"
+        raise UsageError(
+            f"ranks resize needs a number, and {what}", hint=f"%deepseek ranks resize {len(running)}"
+        )
+    before = len(running)
+    started, ended = running.resize(int(words[0]))
+    parts = [
+        f"ranks  {before} became {len(running)}" if len(running) != before else f"ranks  {before} as before"
+    ]
+    if started:
+        parts.append(f"{spans(started)} started, with no names yet")
+    if ended:
+        parts.append(f"{spans(ended)} ended")
+    return _table("; ".join(parts), running)
 
 
 def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
@@ -107,12 +140,12 @@ def need() -> None:
             raise MissingPackageError(package, extra="distributed", needed_for="ranks") from None
 
 
-def start(command: Command) -> Ranks:
-    """Start as many as the command says."""
+def start(command: Command, size: int | None = None) -> Ranks:
+    """Start as many as the command says; where it does not, ``size`` of them, or one a GPU or core."""
     from deepseek_lab.distributed import ranks
 
     num = command.number("num")
-    wanted = int(num) if num is not None else launch.default_num(command) or _default()
+    wanted = int(num) if num is not None else size or launch.default_num(command) or _default()
     return ranks.start(wanted, launcher=launch.launcher_of(command))
 
 
@@ -145,6 +178,7 @@ def _numbers(words: list[str] | tuple[str, ...]) -> list[int]:
 
 def _table(title: str, running: Ranks) -> Shown:
     elsewhere = any(one.host for one in running.states)
+    columns, figures = recorded.figures(running)
     rows = [
         (
             one.rank,
@@ -152,10 +186,22 @@ def _table(title: str, running: Ranks) -> Shown:
             *([one.host] if elsewhere else []),
             one.pid,
             one.device,
+            *figures.get(one.rank, ("",) * len(columns)),
             one.why or (f"line {one.line}, {one.function}" if one.line is not None else ""),
             one.last_line[-80:],
         )
         for one in running.states
     ]
     host = ("host",) if elsewhere else ()
-    return table(title, ("rank", "state", *host, "process", "device", "where", "last line"), rows)
+    shown = table(title, ("rank", "state", *host, "process", "device", *columns, "where", "last line"), rows)
+    return _with_history(shown, running.history[-_TOLD:])
+
+
+def _with_history(shown: Shown, history: Sequence[tuple[float, str]]) -> Shown:
+    """A table, and what has become of ranks below it."""
+    if not history:
+        return shown
+    lines = [f"{time.strftime('%H:%M:%S', time.localtime(at_s))}  {text}" for at_s, text in history]
+    page = shown.bundle()["text/html"] + "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+    data = {**shown.to_dict(), "history": [{"at_s": at_s, "what": text} for at_s, text in history]}
+    return Shown("\n".join([repr(shown), *lines]), html_text=page, data=data)

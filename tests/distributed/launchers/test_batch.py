@@ -140,6 +140,15 @@ class TestSlurm:
             subprocess.run(["scancel", str(second)], check=True)
             assert until(lambda: made.states[1].state == "dead")
             assert made.states[0].state == "ready"
+            assert made.resize(1) == ([], [1])
+            assert made.resize(2) == ([1], [])  # by a job of its own
+            launcher = made._launcher
+            assert isinstance(launcher, Slurm)
+            launcher._profile, launcher.start_limit_s = "#SBATCH --begin=now+1hour\n", 1
+            with pytest.raises(RanksError, match=r"rank 2 did not start within 1 s; job \d+ is PENDING"):
+                made.resize(3)
+            assert subprocess.check_output(["squeue", "-h", "-t", "PD"]) == b""
+            assert values(made, REDUCE) == ["[1.0, 1.0]"] * 2  # as it was
             pids = [one.pid for one in made.states]
         finally:
             made.stop()

@@ -39,6 +39,12 @@ export class Ranks {
       "dsl-no-device",
       ranks.every((one) => one.device_bytes === null),
     );
+    const there = new Set(ranks.map((one) => one.rank));
+    for (const [rank, { row }] of this.#rows) {
+      if (there.has(rank)) continue;
+      row.remove(); // the others went on without it
+      this.#rows.delete(rank);
+    }
     for (const one of ranks.slice(0, SHOWN)) this.#write(one);
     this.#more.hidden = ranks.length <= SHOWN;
     if (ranks.length > SHOWN) write(this.#more, words.more(ranks.length - SHOWN));
