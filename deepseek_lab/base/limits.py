@@ -93,6 +93,8 @@ class LimitsReport:
     curves: list[RateCurve] = dataclasses.field(default_factory=list)
     rates: RateRange | None = None
     """All runs together."""
+    rates_size: int | None = None
+    """Samples in the batches of these runs."""
     rates_reason: str = ""
     """Why there is no range."""
     notes: list[str] = dataclasses.field(default_factory=list)

@@ -99,8 +99,7 @@ def _sections(report: LimitsReport) -> list[tuple[str, _tables.Table]]:
     why = f"; {_words.clip(report.bound_words, _WIDE)}" if report.bound_words else ""
     columns = ("batch", "samples/s", "95 %", "step", "steps", "peak", "", "")
     batches = _tables.Table(columns, tuple(_row(report, one) for one in report.rows), frozenset(range(6)))
-    size = next((one.size for one in report.rows if one.size == report.own), None)
-    at = f" at batch {size:,}" if size is not None else ""
+    at = f" at batch {report.rates_size:,}" if report.rates_size else ""
     head = f"learning rates of {report.optimizer or 'the optimizer'}{at}"
     if report.num_groups > 1:
         head += f" (the largest of {report.num_groups} parameter groups; the others in proportion)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import math
 import os
@@ -23,7 +24,7 @@ from deepseek_lab.base.errors import TargetError
 from deepseek_lab.base.limits import MARGIN, BatchRow, LimitsReport, RateCurve, RateRange, number
 from deepseek_lab.hpo.limits import curve, loops
 from deepseek_lab.hpo.limits.job import Job, Task, Turn
-from deepseek_lab.hpo.limits.measure import CellFails, Measurement, Options, interval, sealed, task_of
+from deepseek_lab.hpo.limits.measure import Measurement, Options, interval, sealed, task_of
 from deepseek_lab.hpo.limits.process import Child, OutOfTime
 from deepseek_lab.hpo.limits.sizes import Sizes, Tried, granule
 from deepseek_lab.hpo.limits.watch import Enough, Watch, num_rows, resized, why_fixed
@@ -41,7 +42,7 @@ for epoch in range(2):
 class Wide(nn.Module):
     """Keeps much for the backward pass and computes little."""
 
-    WIDTH, KEPT = 4096, 12
+    WIDTH, KEPT = 1024, 12
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ def digest(names: dict[str, Any]) -> str:
     return hashlib.sha256(b"|".join([process[0].numpy().tobytes(), *streams, *parts(names)])).hexdigest()
 
 
-def notebook(num: int = 4096, batch: int = 32, **others: Any) -> dict[str, Any]:
+def notebook(num: int = 8192, batch: int = 32, **others: Any) -> dict[str, Any]:
     """A model that has trained a little, with what belongs to it."""
     torch.manual_seed(0)
     model = Wide()
@@ -176,7 +177,7 @@ def whole() -> tuple[LimitsReport, list[str]]:
 def test_the_largest_batch_is_what_memory_allows(whole: tuple[LimitsReport, list[str]]) -> None:
     report, _ = whole
     assert report.reason == "", report
-    assert (report.own, report.num_samples, report.device, report.optimizer) == (32, 4096, "cpu", "Own")
+    assert (report.own, report.num_samples, report.device, report.optimizer) == (32, 8192, "cpu", "Own")
     assert report.limit_bytes == 600 << 20
     largest = report.largest
     assert largest is not None
@@ -354,20 +355,20 @@ for x, y in loader:
     assert "LBFGS" in report.rates_reason
 
 
-def test_dicts_accumulated_gradients_and_little_data() -> None:
+def test_dicts_accumulated_gradients_little_data_and_a_loss_that_is_nan() -> None:
     """Four batches make an update; at one sample batch norm fails, which says nothing of larger batches."""
     rows = [{"x": torch.randn(16), "y": torch.tensor(index % 4)} for index in range(50)]
     names = notebook(num=64)
-    names["loader"] = DataLoader(rows, 2, shuffle=True)  # type: ignore[arg-type]
+    names |= {"loader": DataLoader(rows, 2, shuffle=True), "bad": torch.tensor(math.nan)}  # type: ignore[arg-type]
     source = """
 for step, batch in enumerate(loader):
     assert len(batch["x"]) > 1 or model.norm(batch["x"]) is not None
-    loss = nn.functional.cross_entropy(model(batch["x"]), batch["y"]) / 4
+    loss = nn.functional.cross_entropy(model(batch["x"]), batch["y"]) / 4 * bad
     loss.backward()
     if step % 4 == 3:
         optimizer.step()
         optimizer.zero_grad()
-    if len(batch["x"]) > 16: raise RuntimeError("never more than 16")
+    if len(batch["x"]) > 2: raise RuntimeError("never more than 2")
 """
     report = limits(source, names)
     own = report.row(2)
@@ -377,42 +378,19 @@ for step, batch in enumerate(loader):
     assert own.step_s is not None
     assert own.samples_per_s * own.step_s == pytest.approx(8)  # of four batches
     assert report.num_samples == 50
-    assert report.row(32) is not None
-    assert "never more than 16" in report.row(32).reason  # type: ignore[union-attr]
+    assert report.row(4) is not None
+    assert "never more than 2" in report.row(4).reason  # type: ignore[union-attr]
     assert report.largest is not None
-    assert report.largest.size == 16
+    assert report.largest.size == 2
     assert all(one.size > 1 or one.status == "failed" for one in report.rows)
-
-
-def test_batches_of_fixed_size_and_a_loss_that_is_nan_from_the_start() -> None:
-    class Mine(BatchSampler):
-        pass
-
-    names = notebook(num=128)
-    names["loader"] = DataLoader(
-        names["loader"].dataset, batch_sampler=Mine(SequentialSampler(range(128)), 16, True)
-    )
-    names["bad"] = torch.tensor(math.nan)
-    report = limits(LOOP.replace("model(x), y)", "model(x), y) * bad"), names)
-    assert report.bound == "fixed"
-    assert "Mine, whose sizes only it knows" in report.bound_words
-    assert [one.size for one in report.rows] == [16]
     assert report.rates is None
     assert "the loss is nan before any update: %%deepseek inspect" in report.rates_reason
     assert "no lr: the loss is nan" in views.limits_line(report)
 
 
-@pytest.mark.parametrize(
-    ("source", "kind", "message"),
-    [
-        ("x = 1", TargetError, "without a step of an optimizer"),
-        ("for x, y in loader:\n    model(x)\n    raise ValueError('mine')", CellFails, 'line 3, in <module>'),
-    ],
-)  # fmt: skip
-def test_a_cell_with_nothing_to_measure(source: str, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind) as raised:
-        limits(source, notebook(num=64))
-    assert message in str(raised.value)
+def test_a_cell_with_nothing_to_measure() -> None:
+    with pytest.raises(TargetError, match="without a step of an optimizer"):
+        limits("x = 1", notebook(num=64))
 
 
 def test_a_limit_below_what_a_process_holds_is_refused() -> None:
@@ -426,12 +404,20 @@ def test_what_cannot_travel_is_named() -> None:
         sealed({"lock": threading.Lock()}, ["lock"])
 
 
-def test_a_loader_with_live_workers_travels() -> None:
+def test_a_loader_with_live_workers_travels_without_them() -> None:
+    from deepseek_lab.processes import travel
+
     loader = DataLoader(TensorDataset(torch.zeros(8, 1)), 2, num_workers=1, persistent_workers=True)
     next(iter(loader))
-    before = loader._iterator
-    sealed({"loader": loader}, ["loader"]).close()
+    before, table = loader._iterator, dict(copyreg.dispatch_table)
+    assert before is not None
+    content = sealed({"held": [loader]}, ["held"])
+    came = travel.unpack(content.open(), {}).value["names"]["held"][0]
+    content.close()
+    assert came._iterator is None
+    assert len(list(came)) == 4
     assert loader._iterator is before
+    assert copyreg.dispatch_table == table
 
 
 def test_a_process_out_of_time_is_ended() -> None:
@@ -476,7 +462,7 @@ def test_the_search_for_sizes_ends_at_what_fits() -> None:
         elif search.bound == "memory":
             assert max(fits, default=0) + granule(max(fits, default=1)) + 1 >= true
         elif search.bound == "predicted":
-            assert max(fits) > true / 1.4
+            assert max(fits) > true / 1.35
         else:
             assert search.bound == "data"
             assert max(fits) > most / 2  # type: ignore[operator]
@@ -646,6 +632,12 @@ def test_loaders_that_cannot_be_resized_are_known() -> None:
     assert why_fixed(DataLoader(data, 4)) == ""
     assert why_fixed(DataLoader(Stream(), 4)) == ""
     assert "batch_size=None" in why_fixed(DataLoader(Stream(), None))
+
+    class Mine(BatchSampler):
+        pass
+
+    own = DataLoader(data, batch_sampler=Mine(SequentialSampler(range(20)), 4, True))
+    assert "Mine, whose sizes only it knows" in why_fixed(own)
     assert [len(x) for (x,) in resized(DataLoader(data, 4), 8)] == [8, 8]
     assert [len(x) for (x,) in resized(DataLoader(data, 4), 32)] == [20]
     assert num_rows({"a": [torch.tensor(1), torch.zeros(7, 2)]}) == 7

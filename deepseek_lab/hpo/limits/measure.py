@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import copyreg
 import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from deepseek_lab.base.errors import DeepseekError, TargetError
 from deepseek_lab.base.limits import MARGIN, BatchRow, LimitsReport, RateCurve, number
@@ -37,6 +38,7 @@ _RUNS = ((3, 100), (2, 100), (2, 60), (1, 60), (1, 40))
 """Runs with growing learning rates, and steps of each: what there is time for."""
 _LEAST_STEPS = 30
 """With fewer, learning rates stand too far apart."""
+_SHORT = {"tight": "leaves too little", "killed": "ended its process"}
 _ENDS_S = 0.5
 """Kept for the end of a phase."""
 
@@ -63,26 +65,37 @@ def sealed(names: dict[str, Any], wanted: Collection[str]) -> Sealed:
     Raises:
         TargetError: one of them cannot travel.
     """
-    values = {name: _still(names[name]) for name in sorted(wanted)}
+    values = {name: names[name] for name in sorted(wanted)}
     lost = {name: _lost(one) for name, one in values.items() if isinstance(one, torch.optim.Optimizer)}
+    with _workers_left():
+        try:
+            return Sealed(travel.pack({"names": values, "lost": lost}, names))
+        except Exception as error:
+            for name, why in travel.unsendable(values, names).items():
+                raise TargetError(
+                    f"{name}, which the cell uses, is a {type(names[name]).__name__} that cannot be sent to another "
+                    f"process ({why})",
+                    hint=f"make {name} in the cell itself",
+                ) from None
+            raise TargetError(f"what the cell uses cannot be sent to another process ({error})") from None
+
+
+def _nothing() -> Any:
+    """What another process has in the place of something that cannot travel and is not missed."""
+
+
+@contextlib.contextmanager
+def _workers_left() -> Iterator[None]:
+    """While it is open, loaders travel without the workers that they keep from one pass to the next."""
+    before = copyreg.dispatch_table.get(_MultiProcessingDataLoaderIter)
+    copyreg.pickle(_MultiProcessingDataLoaderIter, lambda workers: (_nothing, ()))
     try:
-        return Sealed(travel.pack({"names": values, "lost": lost}, names))
-    except Exception as error:
-        for name, why in travel.unsendable(values, names).items():
-            raise TargetError(
-                f"{name}, which the cell uses, is a {type(names[name]).__name__} that cannot be sent to another "
-                f"process ({why})",
-                hint=f"make {name} in the cell itself",
-            ) from None
-        raise TargetError(f"what the cell uses cannot be sent to another process ({error})") from None
-
-
-def _still(value: Any) -> Any:
-    """A loader without the workers that it keeps, else the value itself."""
-    if isinstance(value, DataLoader) and getattr(value, "_iterator", None) is not None:
-        value = copy.copy(value)
-        value._iterator = None
-    return value
+        yield
+    finally:
+        if before is None:
+            copyreg.dispatch_table.pop(_MultiProcessingDataLoaderIter, None)
+        else:
+            copyreg.dispatch_table[_MultiProcessingDataLoaderIter] = before
 
 
 def _lost(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -152,8 +165,8 @@ class Measurement:
         with Child(self._task, self._content, self._until_s, self._heard) as child:
             try:
                 self._begin(child)
-                if self._probe(child):
-                    self._sizes(child)
+                if (first := self._probe(child)) is not None:
+                    self._sizes(child, first)
                 self._rates(child)
             except OutOfTime:
                 report.reason = "time"
@@ -186,7 +199,7 @@ class Measurement:
         if report.rows and not report.bound:
             report.bound = "time"
         report.bound_words = {
-            "memory": f"{bad.size:,} {'leaves too little' if bad.ran else 'does not fit'}" if bad else "",
+            "memory": f"{bad.size:,} {_SHORT.get(bad.status, 'does not fit')}" if bad else "",
             "predicted": "by what these took, little more would fit",
             "data": f"the data set has {report.num_samples:,} samples" if report.num_samples else "",
             "throughput": "larger ones are no faster",
@@ -258,49 +271,59 @@ class Measurement:
 
     # Batch sizes.
 
-    def _probe(self, child: Child) -> bool:
-        """Run the cell with its own batches; whether others can be tried."""
+    def _probe(self, child: Child) -> Tried | None:
+        """Run the cell with its own batches; None where others cannot be tried."""
         self._doing("its own batches")
-        left_s = self._until_s - time.monotonic()
-        outcome = child.ask(self._job(None, timed=True, until_s=time.monotonic() + left_s / 3))
+        now = time.monotonic()
+        outcome = child.ask(self._job(None, timed=True, until_s=now + (self._until_s - now) / 3))
         seen, report = outcome.seen, self.report
+        self._require(outcome)
+        if seen.optimizer:
+            self._trains_on(child, seen)
+        self._know(outcome)
+        report.own, report.num_samples, self._skip = seen.own, seen.num_samples, seen.skip
+        turns = outcome.turns
+        self._step_s = _median_s(turns) if turns else outcome.seconds
+        self._setup_s = max(outcome.seconds - self._step_s * outcome.num_turns, 0.0)
+        if outcome.status == "ended":
+            self._total = outcome.num_turns
+        if seen.own is not None and not seen.fixed:
+            row = self._row(seen.own, outcome)
+            report.put(row)
+            self._told(report)
+            return self._tried(row)
+        report.bound = "fixed"
+        report.bound_words = (
+            seen.fixed or "no loop over a DataLoader was seen, so that batches are as they are"
+        )
+        if turns and turns[0].samples:
+            report.own = turns[0].samples
+            report.put(self._row(report.own, outcome))
+        return None
+
+    def _require(self, outcome: Outcome) -> None:
+        """See that the cell trains something with its own batches."""
+        seen = outcome.seen
         if outcome.status == "failed":
             raise CellFails(f"{outcome.text or outcome.error}\n\nThe cell fails as it is.")
+        if outcome.status in {"memory", "killed"} and (seen.own is None or seen.fixed):
+            raise CellFails(f"The cell does not run as it is: {outcome.error}.")
         if outcome.status in {"done", "ended"} and not outcome.num_turns:
             raise TargetError(
                 "the cell ended without a step of an optimizer of torch.optim, so that there is nothing to measure",
                 hint="%%deepseek limits above a training loop",
             )
-        if seen.optimizer:
-            self._trains_on(child, seen)
+
+    def _know(self, outcome: Outcome) -> None:
+        """Note the optimizers, where they have stepped."""
+        report, seen = self.report, outcome.seen
         report.optimizer, report.num_groups = seen.optimizer, seen.num_groups
-        report.own, report.num_samples, self._skip = seen.own, seen.num_samples, seen.skip
         if seen.num_optimizers > 1:
             report.notes.append(
                 f"{seen.num_optimizers} optimizers step: their learning rates were moved alike, and a loss is the mean "
                 "of all that backward() was called on"
             )
-        if outcome.status in {"memory", "killed"} and (seen.own is None or seen.fixed):
-            raise CellFails(f"The cell does not run as it is: {outcome.error}.")
-        turns = outcome.turns
-        self._step_s = statistics.median(one.seconds for one in turns) if turns else outcome.seconds
-        self._setup_s = max(outcome.seconds - self._step_s * outcome.num_turns, 0.0)
-        if outcome.status == "ended":
-            self._total = outcome.num_turns
         self._losses(outcome)
-        if seen.own is None or seen.fixed:
-            report.bound = "fixed"
-            report.bound_words = (
-                seen.fixed or "no loop over a DataLoader was seen, so that batches are as they are"
-            )
-            if turns and turns[0].samples:
-                report.own = turns[0].samples
-                report.put(self._row(report.own, outcome))
-            return False
-        report.put(self._row(seen.own, outcome))
-        self._first = self._tried(report.rows[0], outcome)
-        self._told(report)
-        return True
 
     def _losses(self, outcome: Outcome) -> None:
         """See whether there is a loss that learning rates can be judged by."""
@@ -318,7 +341,7 @@ class Measurement:
                 f"the loss is {first} before any update: %%deepseek inspect says where that begins"
             )
 
-    def _sizes(self, child: Child) -> None:
+    def _sizes(self, child: Child, first: Tried) -> None:
         """Try batch sizes until memory, data, time or what they bring ends it."""
         report, own = self.report, self.report.own
         assert own is not None
@@ -327,7 +350,7 @@ class Measurement:
         until_s = self._until_s - kept_s - _ENDS_S
         search = Sizes(own, report.num_samples, self._room_bytes)
         search.next(lambda size, timed: True)
-        search.add(self._first)
+        search.add(first)
 
         def affordable(size: int, timed: bool) -> bool:
             again_s = 0.0 if child.alive else self._start_s
@@ -339,12 +362,11 @@ class Measurement:
             outcome = child.ask(self._job(one.size, timed=one.timed, until_s=until_s))
             if report.optimizer == "" and outcome.seen.optimizer:
                 self._trains_on(child, outcome.seen)
-                report.optimizer, report.num_groups = outcome.seen.optimizer, outcome.seen.num_groups
-                self._losses(outcome)
+                self._know(outcome)
                 search.room_bytes = self._room_bytes
             row = self._row(one.size, outcome)
             report.put(row)
-            search.add(self._tried(row, outcome))
+            search.add(self._tried(row))
             report.bound = search.bound
             self._told(report)
         report.bound = search.bound
@@ -378,7 +400,7 @@ class Measurement:
             num_steps=len(turns),
         )
 
-    def _tried(self, row: BatchRow, outcome: Outcome) -> Tried:
+    def _tried(self, row: BatchRow) -> Tried:
         peak = row.peak_bytes if row.ran else None
         return Tried(row.size, row.status == "safe", peak, row.samples_per_s, row.status == "failed")
 
@@ -393,12 +415,12 @@ class Measurement:
         report = self.report
         if report.rates_reason:
             return
-        size = None
+        size, report.rates_size = None, report.own
         if (own := report.row(report.own or 0)) is not None and not own.ran:
             if report.largest is None:
                 report.rates_reason = "no batch size fits"
                 return
-            size = report.largest.size
+            report.rates_size = size = report.largest.size
             self._step_s = self._guess_s(size)
         left_s = self._until_s - time.monotonic() - _ENDS_S - (0.0 if child.alive else self._start_s)
         fits = next((one for one in _RUNS if one[0] * self._run_s(one[1]) < left_s), None)
@@ -456,11 +478,11 @@ class Measurement:
         self._told(report)
 
 
-def curve_of(seed: int, rates: Mapping[int, float] | tuple[float, ...], outcome: Outcome) -> RateCurve:
+def curve_of(seed: int, rates: tuple[float, ...], outcome: Outcome) -> RateCurve:
     """What a run was like. A loss is what the step before it has led to."""
     losses = [one.loss for one in outcome.turns[1:] if one.loss is not None][: len(rates)]
     smooth = curve.smoothed(losses)
-    told = tuple(rates[at] for at in range(len(losses)))
+    told = rates[: len(losses)]
     found = curve.found(told, losses, smooth)
     reason = found if isinstance(found, str) else ""
     if curve.diverged(losses) and not reason:

@@ -13,6 +13,8 @@ FLAT = 2
 """So many doublings in a row without a rise end doubling."""
 _CAREFUL = 0.97
 """Of what a line through the last peaks says would fit."""
+_BLIND = 4
+"""A leap to so many times the largest size where peaks say nothing, as they hardly grow."""
 _WORTH = 1.25
 """A leap to a size less than so many times the largest one is not worth it."""
 
@@ -140,20 +142,18 @@ class Sizes:
         return Try(least // 2, True)
 
     def _leap(self, affordable: Affordable) -> Try | None:
-        """Where doubling ended before memory did: to what a line through the last peaks says would fit."""
+        """Where doubling ended before memory did: to what a line through the peaks says would fit, or where that says
+        nothing to a much larger size.
+        """
         good = self._good
-        if good is None or self._bad is not None or self.bound not in {"throughput", "time", "data"}:
+        if good is None or self._bad is not None or not self.bound or self.room_bytes is None:
             return None
-        size = self._predicted()
-        if size is None and self.bound == "data":
-            size = self._most
-        if size is None:
-            return None
-        before, self.bound = self.bound, "predicted"
+        before, guess = self.bound, self._predicted()
+        size, self.bound = (_BLIND * good, before) if guess is None else (guess, "predicted")
         if self._most is not None and size >= self._most:
             size, self.bound = self._most, "data"
         while size >= _WORTH * good and not affordable(size, False):
-            size, self.bound = size // 2, "time"
+            size, self.bound = _round(size // 2), "time"
         if size >= _WORTH * good and size not in self._tried:
             return Try(size, False)
         if self.bound == "time":
@@ -161,16 +161,16 @@ class Sizes:
         return None
 
     def _predicted(self) -> int | None:
-        known = sorted(
-            (one.size, one.peak_bytes) for one in self._tried.values() if one.peak_bytes and not one.broken
-        )
-        if len(known) < 2 or self.room_bytes is None:
+        """The size that a line through the peaks of the largest size and of one at most half as large ends at."""
+        known = [(one.size, one.peak_bytes) for one in self._tried.values() if one.peak_bytes]
+        if not known or self.room_bytes is None:
             return None
-        (small, low), (large, high) = known[-2:]
-        if high <= low:
+        large, high = max(known)
+        small, low = max(((size, peak) for size, peak in known if 2 * size <= large), default=(0, 0))
+        if not small or high <= low:
             return None
-        size = large + _CAREFUL * (self.room_bytes - high) * (large - small) / (high - low)
-        return int(size) // granule(int(size)) * granule(int(size)) if size >= 1 else None
+        size = int(large + _CAREFUL * (self.room_bytes - high) * (large - small) / (high - low))
+        return _round(size) if size >= 1 else None
 
     def _between(self, affordable: Affordable) -> Try | None:
         """Between what fits and what does not: where the line says, else the middle."""
@@ -184,6 +184,11 @@ class Sizes:
         guess = self._predicted() or (good + bad) // 2
         size = min(max(guess // step * step, first), last)
         return Try(size, False) if affordable(size, False) else None
+
+
+def _round(size: int) -> int:
+    """Down to a size that is told apart."""
+    return size // granule(size) * granule(size)
 
 
 def granule(size: int) -> int:
