@@ -11,7 +11,7 @@ NAMES = ("data", "pipeline", "tensor")
 """Dimensions; ranks that share layers are next to each other, for they send the most."""
 STRATEGIES = ("tensor", "pipeline")
 _EACH = 4
-"""Micro-batches for each stage: from there on a bubble is small (GPipe; Huang et al., arXiv:1811.06965, section 2.3)."""
+"""Micro-batches for each stage: from there on a bubble is small (Huang et al., arXiv:1811.06965, section 2.3)."""
 _PART = re.compile(r"([a-z]+)=(\d+)")
 
 

@@ -479,8 +479,8 @@ VERBS: dict[str, Verb] = {
                 ),
                 Flag(
                     "mesh",
-                    "ranks in several dimensions, as in data=2,tensor=4: copies of the model, stages of a pipeline, and "
-                    "ranks that share layers",
+                    "ranks in several dimensions, as in data=2,tensor=4: copies of the model, stages of a pipeline "
+                    "(pipeline), and ranks that share layers",
                     "text",
                     "NAME=N,...",
                 ),

@@ -39,7 +39,7 @@ def work_out(model: nn.Module, loss: Callable[[], Tensor], rates: Rates, mode: F
         rates: Of the device.
         mode: Of the model's tensors.
     """
-    clock = _Clock(rates)
+    clock = Clock(rates)
     trained = [each for each in model.parameters() if each.requires_grad]
     came = [0.0] * len(trained)
 
@@ -61,7 +61,7 @@ def work_out(model: nn.Module, loss: Callable[[], Tensor], rates: Rates, mode: F
     return Compute(forward_s, backward_s, update_s, ready)
 
 
-class _Clock(TorchDispatchMode):
+class Clock(TorchDispatchMode):
     """Adds up what operators take."""
 
     def __init__(self, rates: Rates) -> None:

@@ -211,11 +211,16 @@ class Sharded(Replicas):
         self._roots.append(module)
         for unit in reversed(parts):  # blocks after the module, which has them too
             self._units |= dict.fromkeys(unit.modules(), unit)
+        made = {id(one): StandIn(one, getattr(part, name)) for part, name, one in owners}
+        del owners, plain
+        self._adopt(module, made)
+        return before
+
+    def _adopt(self, module: nn.Module, made: dict[int, StandIn]) -> None:
+        """Have everything refer to shards in the place of a module's parameters, by whose identity they are given."""
         for part in module.modules():
             part.register_state_dict_post_hook(shards.make_whole)
             part.register_load_state_dict_pre_hook(shards.make_shards)
-        made = {id(one): StandIn(one, getattr(part, name)) for part, name, one in owners}
-        del owners, plain
         self._parameters += made.values()
         states: list[StandIn] = []
         for optimizer in alive(Optimizer):
@@ -232,7 +237,6 @@ class Sharded(Replicas):
         replace([(one.plain, one.shard) for one in [*made.values(), *states]])
         for one in [*made.values(), *states]:
             one.leave()
-        return before
 
     # Optimizers.
 
@@ -244,7 +248,7 @@ class Sharded(Replicas):
     def _steps(self, optimizer: Optimizer, *_: object) -> None:
         self._attend(optimizer)
         for one, state in optimizer.state.items():
-            if isinstance(one, DTensor):  # load_state_dict() gives whole states
+            if isinstance(one, shards.PARTS):  # load_state_dict() gives whole states
                 state.update(
                     {name: shards.part_of(value, one) for name, value in shards.alike(state, one).items()}
                 )
@@ -305,7 +309,7 @@ class Sharded(Replicas):
         replace(others)
         if packs:
             for name, tensors in returning.tensors(wanted).items():
-                if any(isinstance(one, DTensor) for one in tensors):
+                if any(isinstance(one, shards.PARTS) for one in tensors):
                     left.setdefault(name, "it has a part of a sharded tensor in a tuple")
 
         def undo() -> None:
@@ -326,7 +330,7 @@ class Sharded(Replicas):
         found = {
             name: held
             for name, tensors in returning.tensors(wanted).items()
-            if (held := [one for one in tensors if isinstance(one, DTensor) and id(one) not in parameters])
+            if (held := [one for one in tensors if isinstance(one, shards.PARTS) and id(one) not in parameters])
         }
         mine = {name: [shards.described(one) for one in held] for name, held in found.items()}
         everyone: list[Any] = [None] * dist.get_world_size()

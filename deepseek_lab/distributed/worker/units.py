@@ -48,8 +48,8 @@ def _stands_alone(block: nn.Module, root: nn.Module) -> bool:
     )
 
 
-def require(module: nn.Module) -> None:
-    """Refuse what cannot be sharded, or would silently train otherwise.
+def require(module: nn.Module, *, cut: bool = True) -> None:
+    """Refuse what cannot be sharded, or would silently train otherwise; where ``cut``, each parameter is.
 
     Raises:
         TargetError: a parameter is such.
@@ -58,9 +58,9 @@ def require(module: nn.Module) -> None:
         hint = "%%deepseek distributed --strategy ddp"
         if type(one) is not nn.Parameter:
             why = f"is a {type(one).__name__}"
-        elif one.ndim == 0:
+        elif cut and one.ndim == 0:
             why, hint = "has no dimension along which it could be cut", f"give it one value, or {hint}"
-        elif not one.is_contiguous():
+        elif cut and not one.is_contiguous():
             why, hint = "is not contiguous in memory", f"make it so by .contiguous(), or {hint}"
         elif one._backward_hooks or one._post_accumulate_grad_hooks:
             why = "has a hook on its gradient, which a shard would not call"

@@ -14,11 +14,10 @@ from deepseek_lab.notebook.on_ranks import OnRanks, failed, name_of
 from deepseek_lab.notebook.parse import Command
 from deepseek_lab.notebook.plan import Plan
 from deepseek_lab.notebook.show import Shown
-from deepseek_lab.notebook.verbs.ranks import need, start, vars_of
+from deepseek_lab.notebook.verbs.ranks import default_size, need, start, vars_of
 
 if TYPE_CHECKING:
     from deepseek_lab.distributed.elastic import OnLoss
-    from deepseek_lab.distributed.ranks import Ranks
 
 _EXACT = ("plain", "hierarchical", "auto")
 
@@ -55,14 +54,16 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
             hint=f"%%deepseek distributed --exchange {way} --allow-lossy",
         )
     strategy, micro_batches = command.text("strategy"), command.number("micro-batches")
+    size = len(running) if running is not None else None if num is None else int(num)
+    if size is None and command.text("mesh") is None:
+        size = default_size(command)
     mesh = mesh_of(
-        strategy,
-        command.text("mesh"),
-        None if micro_batches is None else int(micro_batches),
-        _size(running, num),
+        strategy, command.text("mesh"), None if micro_batches is None else int(micro_batches), size
     )
     typed = f"--strategy {strategy}" if mesh is None or strategy else f"--mesh {mesh}"
-    strategy = (strategy or "ddp") if mesh is None else typed
+    if mesh is not None:
+        strategy = strategy or ("pipeline" if mesh.pipeline > 1 else "tensor")
+    strategy = strategy or "ddp"
     if (strategy == "fsdp" or mesh is not None) and way != "plain":
         flag = f"--exchange {way}" if command.text("exchange") else "--allow-lossy"
         raise UsageError(
@@ -129,13 +130,6 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     ]
     head, notes = "  ".join(filter(None, words)), (*trained.notes, *live.notes)
     return shown.end(trained.answers, head=head, notes=notes, vitals=live.vitals)
-
-
-def _size(running: Ranks | None, num: float | None) -> int | None:
-    """How many ranks there are, or are asked for; None where that is left to a mesh."""
-    if running is not None:
-        return len(running)
-    return None if num is None else int(num)
 
 
 def _require_layers(hosts: list[int], way: str) -> None:

@@ -145,8 +145,13 @@ def start(command: Command, size: int | None = None) -> Ranks:
     from deepseek_lab.distributed import ranks
 
     num = command.number("num")
-    wanted = int(num) if num is not None else size or launch.default_num(command) or _default()
+    wanted = int(num) if num is not None else size or default_size(command)
     return ranks.start(wanted, launcher=launch.launcher_of(command))
+
+
+def default_size(command: Command) -> int:
+    """How many ranks are started where nobody says."""
+    return launch.default_num(command) or _default()
 
 
 def vars_of(host: Host) -> dict[str, object]:

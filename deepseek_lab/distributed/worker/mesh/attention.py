@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepseek_lab.distributed.worker.mesh.slices import Cut, wholes
-from deepseek_lab.distributed.worker.mesh.styles import summed
+from deepseek_lab.distributed.worker.mesh.styles import local_of, summed
 
 
 def allows(module: nn.Module, num: int) -> str:
@@ -67,10 +66,10 @@ class Attention:
                 made = F.scaled_dot_product_attention(q, k, v, mask, drops)
         else:
             made = F.scaled_dot_product_attention(q, k, v, mask)
-        made = F.linear(made.transpose(1, 2).flatten(2), _local(module.out_proj.weight))
+        made = F.linear(made.transpose(1, 2).flatten(2), local_of(module.out_proj.weight))
         made = summed(made, cut)
         if module.out_proj.bias is not None:
-            made = made + _local(module.out_proj.bias)
+            made = made + local_of(module.out_proj.bias)
         if alone:
             made = made.squeeze(0)
         elif not module.batch_first:
@@ -89,15 +88,11 @@ class Attention:
         module = self._module
         one = one.unsqueeze(0) if alone else one if module.batch_first else one.transpose(0, 1)
         self._cut.note(one)
-        weight = _local(module.in_proj_weight).chunk(3)[number]
-        bias = None if module.in_proj_bias is None else _local(module.in_proj_bias).chunk(3)[number]
+        weight = local_of(module.in_proj_weight).chunk(3)[number]
+        bias = None if module.in_proj_bias is None else local_of(module.in_proj_bias).chunk(3)[number]
         made = F.linear(self._cut.spread(one), weight, bias)
-        return made.unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
-
-
-def _local(parameter: Any) -> Tensor:
-    local: Tensor = parameter.to_local()
-    return local
+        heads: Tensor = made.unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+        return heads
 
 
 def _mask(

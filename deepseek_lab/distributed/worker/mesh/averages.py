@@ -29,14 +29,20 @@ class Averages:
     def __init__(self, grid: Grid, waits: contextlib.AbstractContextManager[Any]) -> None:
         self._grid, self._waits = grid, waits
         self._parameters: list[Tensor] = []
+        self._heard: set[int] = set()
         self._handles: list[Any] = []
         self._touched = False
 
     def attend(self, parameters: Iterable[Tensor]) -> None:
         """Take care of the gradients of these, in the same order on all ranks."""
-        for one in parameters:
-            self._parameters.append(one)
-            self._handles.append(one.register_post_accumulate_grad_hook(lambda _: self.passed()))
+        self._parameters += parameters
+
+    def look(self) -> list[Tensor]:
+        """Hear of those that are trained; gives the ones that were not before."""
+        new = [one for one in self._parameters if one.requires_grad and id(one) not in self._heard]
+        self._heard |= {id(one) for one in new}
+        self._handles += [one.register_post_accumulate_grad_hook(lambda _: self.passed()) for one in new]
+        return new
 
     def passed(self) -> None:
         """A backward pass has come to one of them."""
@@ -47,6 +53,7 @@ class Averages:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._heard.clear()
         self._parameters.clear()
 
     @torch.no_grad()

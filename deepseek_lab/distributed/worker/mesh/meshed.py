@@ -124,7 +124,7 @@ class Meshed(Sharded):
             return made
 
         def undo() -> None:
-            nn.Module.__call__ = plain
+            nn.Module.__call__ = plain  # type: ignore[method-assign]
             torch.autograd.backward = backward
 
         nn.Module.__call__ = __call__  # type: ignore[method-assign]
@@ -149,6 +149,8 @@ class Meshed(Sharded):
             return plain(module, *args, **kwargs)
         if torch.is_grad_enabled() and torch._C._current_graph_task_id() < 0:
             self._prepare(module, args, kwargs)
+            if new := self._averages.look():
+                self._weigh(new)  # type: ignore[arg-type]
         self._depth.value = 1
         try:
             if pipeline is not None and any(isinstance(one, Owned) for one in module.parameters()):
@@ -220,7 +222,6 @@ class Meshed(Sharded):
         parameters = list(module.parameters())
         self._places.clear()
         self._averages.attend(parameters)
-        self._weigh([one for one in parameters if one.requires_grad])
         self._tell(module, split, optimizers)
 
     def _place(self, module: nn.Module, args: Any, kwargs: Any) -> Split | None:
@@ -268,8 +269,8 @@ class Meshed(Sharded):
             pass_s=pass_s,
             tried_s=split.tried_s if split is not None and placed is None else None,
         )
-        self.plans.append(plan.data())
         if not self.grid.rank:
+            self.plans.append(plan.data())
             print(plan, flush=True)  # noqa: T201 - before the first update, in the cell's own output
 
     def _share_buffers(self, module: nn.Module) -> None:

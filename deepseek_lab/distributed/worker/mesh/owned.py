@@ -148,7 +148,7 @@ class Owned(Tensor):
     @staticmethod
     def of(local: Tensor, stage: int, pipe: Pipe, device: torch.device | None = None) -> Owned:
         """Make one."""
-        made: Owned = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Owned = Tensor._make_wrapper_subclass(
             Owned,
             local.shape,
             strides=local.stride(),
@@ -371,8 +371,10 @@ def _wrapped(
         kept = by_local.get(id(value))
         return Owned.of(value, like.stage, like.pipe, device) if kept is None else kept
 
-    found = outer(made) if isinstance(made, Tensor) else tree_map(outer, made)
-    return return_and_correct_aliasing(function, args, kwargs, found) if told.views else found
+    if not told.views:
+        return outer(made) if isinstance(made, Tensor) else tree_map(outer, made)
+    with torch.inference_mode(like.is_inference()):  # as what it is a view of
+        return return_and_correct_aliasing(function, args, kwargs, tree_map(outer, made))
 
 
 def _everywhere(function: Any, args: Any, kwargs: Any, written: Sequence[Tensor]) -> Any:

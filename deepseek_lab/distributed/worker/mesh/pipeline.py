@@ -224,7 +224,7 @@ class Pipeline:
     def _brought(self, one: Tensor, stage: int, grad: bool, *, kept: bool = False) -> Tensor:
         """A tensor on a stage, once for all that use it there."""
         if not isinstance(one, Owned):
-            return Shared.apply(one) if grad and one.requires_grad else one  # type: ignore[no-untyped-call, no-any-return]
+            return Shared.apply(one) if grad and one.requires_grad else one  # type: ignore[no-untyped-call]
         if one.stage == stage:
             return one
         held = self._kept if kept else self._moved

@@ -191,10 +191,14 @@ def _regrouped(function: Any, one: Slice, sizes: list[int]) -> Slice:
         at = place
     else:
         ways = [1] if blocks in {None, 1} and first % num == 0 else []
-        if second % num == 0 and second and (blocks is None or blocks == first):
+        inside = second and one.sizes[one.at] % (first * second) == 0
+        if inside and second % num == 0 and (blocks is None or blocks == first):
             ways.append(first)
+        why = f"{first} heads cannot be shared by {num} ranks"
         if not ways:
-            raise Stop(f"{first} heads cannot be shared by {num} ranks")
+            raise Stop(why)
+        if ways[0] > 1:
+            one.cut.doubted(one.origins, why)
         chosen = one.cut.choose(one.origins, ways) if blocks is None else ways[0]
         one.cut.resolve(one.origins if blocks is None else Origins(), chosen)
         at, blocks = place + (chosen > 1), 1

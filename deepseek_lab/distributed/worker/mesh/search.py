@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from deepseek_lab.distributed.worker.mesh.attention import allows
-from deepseek_lab.distributed.worker.mesh.slices import Cut, Origins, Slice
+from deepseek_lab.distributed.worker.mesh.slices import Cut, Origins, Slice, Stop
 from deepseek_lab.distributed.worker.mesh.styles import transposed
 
 _WIDE = 8
@@ -105,7 +105,7 @@ def _own_attention(module: nn.Module) -> bool:
 def sizes(module: nn.Module) -> tuple[int, int]:
     """Inputs and outputs of a linear layer."""
     rows, columns = module.weight.shape  # type: ignore[misc]
-    return (rows, columns) if transposed(module) else (columns, rows)  # type: ignore[return-value]
+    return (rows, columns) if transposed(module) else (columns, rows)
 
 
 def _shared(root: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -140,7 +140,7 @@ def _tables(root: nn.Module, called: set[nn.Module], taken: set[str]) -> list[Gr
         others = [
             one for module in modules for one in module._parameters.values() if one is not module.weight
         ]
-        wide = rows >= _WIDE * columns and rows * columns >= _LEAST  # type: ignore[operator]
+        wide = rows >= _WIDE * columns and rows * columns >= _LEAST
         if not wide or any(id(one) in shared for one in others if one is not None):
             continue
         groups.append(
@@ -186,6 +186,7 @@ class _Walk(Cut):
         self._stops: dict[int, str] = {}
         self._sets: list[Origins] = []
         self._blocks: dict[int, int] = {}
+        self._doubts: dict[int, str] = {}
         self._left: dict[int, int] = {}
         """Ways that are left to try."""
         self._roles: dict[int, set[str]] = collections.defaultdict(set)
@@ -209,6 +210,11 @@ class _Walk(Cut):
         for one in origins:
             if self._blocks.setdefault(one, blocks) != blocks:
                 self.stopped(Origins([one]), "its outputs are taken apart in several ways")
+
+    def doubted(self, origins: Origins, why: str) -> None:
+        """What was taken as blocks may have been heads."""
+        for one in origins:
+            self._doubts[one] = why
 
     def choose(self, origins: Origins, blocks: list[int]) -> int:
         """The way that is to be tried now."""
@@ -264,7 +270,7 @@ class _Walk(Cut):
                 self._ways[one] = self._ways.get(one, 0) + 1
             return True
         for one in columns:
-            self.reasons[self._layers[one][0]] = stop
+            self.reasons[self._layers[one][0]] = self._doubts.get(one, stop)
         self._out |= columns
         return True
 
@@ -329,11 +335,16 @@ class _Walk(Cut):
         if one.blocks not in {None, 1}:
             self.stopped(one.origins, self._layers[number][0])
             return (one.whole(),)
+        try:
+            part = one.part
+        except Stop as stop:
+            self.stopped(one.origins, str(stop))
+            return (one.whole(),)
         roles.add("row")
         if one.blocks is None:
             self.resolve(one.origins, 1)
         self._reached[number] = self._reached.get(number, Origins()) | one.origins
-        return (one.local,)
+        return (part,)
 
     def _after(self, number: int, output: Any) -> Any:
         roles = self._roles[number]

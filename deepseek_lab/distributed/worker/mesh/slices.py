@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.worker.mesh.randomness import apart
 
+_OWN_FUNCTION = "an autograd function of one's own may need all of its outputs"
 Origins = frozenset[int]
 """Layers that something came from, by number."""
 
@@ -60,6 +61,9 @@ class Cut:
         """One of several ways in which columns may be blocks."""
         return blocks[0]
 
+    def doubted(self, origins: Origins, why: str) -> None:
+        """It was taken as blocks what may have been heads."""
+
     def note(self, sent: Tensor) -> None:
         """Something of this size is added up over all ranks, forward or backward."""
         if self.num_bytes is not None:
@@ -70,11 +74,12 @@ class Cut:
     def replicated(self, plain: Tensor) -> DTensor:
         """What all ranks have, for use in their parts: its gradient is the sum of what all find."""
         kept, grad = self._spread, torch.is_grad_enabled()
-        if kept is not None and kept[0] is plain and kept[1:3] == (plain._version, grad):
+        version = -1 if plain.is_inference() else plain._version
+        if kept is not None and kept[0] is plain and kept[1:3] == (version, grad):
             return kept[3]
         assert self.mesh is not None
         made = DTensor.from_local(plain, self.mesh, [Replicate()], run_check=False)
-        self._spread = plain, plain._version, grad, made
+        self._spread = plain, version, grad, made
         return made
 
     def forget(self) -> None:
@@ -143,7 +148,7 @@ class Slice(Tensor):
         sizes = list(local.shape)
         dim %= len(sizes)
         sizes[dim] *= cut.parts
-        made: Slice = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Slice = Tensor._make_wrapper_subclass(
             Slice, sizes, dtype=local.dtype, device=local.device, requires_grad=local.requires_grad
         )
         made.local, made.at, made.cut, made.blocks = local, dim, cut, blocks
@@ -158,6 +163,17 @@ class Slice(Tensor):
         """All parts."""
         return self.cut.whole(self.local, self.at, self.blocks or 1)
 
+    @property
+    def part(self) -> Tensor:
+        """What this rank has, as a layer that is split by rows takes it.
+
+        Raises:
+            Stop: autograd does not know how it came about.
+        """
+        if _has_function(self):
+            raise Stop(_OWN_FUNCTION)
+        return self.local
+
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from deepseek_lab.distributed.worker.mesh.rules import TOLD, rule_of
@@ -171,7 +187,7 @@ class Slice(Tensor):
         name = name_of(function)
         try:
             if any(_has_function(one) for one in mine):
-                raise Stop("an autograd function of one's own may need all of its outputs")
+                raise Stop(_OWN_FUNCTION)
             rule = rule_of(name)
             if rule is None:
                 raise Stop(f"{name}() needs all of its outputs")
@@ -182,7 +198,7 @@ class Slice(Tensor):
         return together(function, args, kwargs, name)
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         mine = slices((args, kwargs or {}))
         cut, origins = mine[0].cut, union(mine)
         cut.stopped(origins, f"{function} needs all of its outputs")

@@ -64,13 +64,15 @@ def course(
         if not inner:
             break
         callers.add(max(inner, key=lambda one: one.cost_s).module)
-    words = ", ".join(one.name or type(one.module).__name__ for one in found) or "none with parameters"
+    if len(found) < 2:
+        raise TargetError(
+            f"{type(root).__name__} is one block, which cannot be {num} stages",
+            hint="--strategy tensor, or fsdp",
+        )
+    words = ", ".join(one.name or type(one.module).__name__ for one in found)
     raise TargetError(
-        f"{type(root).__name__} has {len(found)} {'block' if len(found) == 1 else 'blocks'} ({words}), which cannot be "
-        f"{num} stages",
-        hint=f"--mesh pipeline={len(found)}, or --strategy tensor"
-        if len(found) > 1
-        else "--strategy tensor, or fsdp",
+        f"{type(root).__name__} has {len(found)} blocks ({words}), which cannot be {num} stages",
+        hint=f"--mesh pipeline={len(found)}, or --strategy tensor",
     )
 
 

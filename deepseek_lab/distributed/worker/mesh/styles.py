@@ -39,15 +39,14 @@ class Column(ColwiseParallel):
     def __init__(self, cut: Cut, *, alone: bool = False) -> None:
         super().__init__(output_layouts=Replicate() if alone else None)
         self._cut, self._alone = cut, alone
+        self._prepare_input_fn, self._prepare_output_fn = self._enter, self._leave  # type: ignore[method-assign]
 
-    def _prepare_input_fn(self, given: Any, wanted: Any, module: Any, inputs: Any, mesh: DeviceMesh) -> Any:  # type: ignore[override]
+    def _enter(self, given: Any, wanted: Any, module: Any, inputs: Any, mesh: DeviceMesh) -> Any:
         (plain,) = wholes(inputs)
         self._cut.note(plain)
         return self._cut.replicated(plain)
 
-    def _prepare_output_fn(
-        self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh
-    ) -> Any:  # type: ignore[override]
+    def _leave(self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh) -> Any:
         if self._alone:
             self._cut.note(output)
             return own(output.redistribute(placements=layouts).to_local())
@@ -60,41 +59,40 @@ class Row(RowwiseParallel):
     def __init__(self, cut: Cut) -> None:
         super().__init__()
         self._cut = cut
+        self._prepare_input_fn, self._prepare_output_fn = self._enter, self._leave  # type: ignore[method-assign]
 
-    def _prepare_input_fn(self, given: Any, wanted: Any, module: Any, inputs: Any, mesh: DeviceMesh) -> Any:  # type: ignore[override]
+    def _enter(self, given: Any, wanted: Any, module: Any, inputs: Any, mesh: DeviceMesh) -> Any:
         (one,) = inputs
         return DTensor.from_local(part_of_rows(one, self._cut), mesh, wanted, run_check=False)
 
-    def _prepare_output_fn(
-        self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh
-    ) -> Any:  # type: ignore[override]
+    def _leave(self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh) -> Any:
         self._cut.note(output)
         return own(output.redistribute(placements=layouts).to_local())
 
 
-class Table(RowwiseParallel):
+class Table(Row):
     """An embedding, of which each rank has some of the words."""
 
     def __init__(self, cut: Cut) -> None:
-        super().__init__(input_layouts=Replicate())
-        self._cut = cut
+        super().__init__(cut)
+        self.input_layouts = (Replicate(),)
 
-    def _prepare_input_fn(self, given: Any, wanted: Any, module: Any, inputs: Any, mesh: DeviceMesh) -> Any:  # type: ignore[override]
+    def _enter(self, given: Any, wanted: Any, module: Any, inputs: Any, mesh: DeviceMesh) -> Any:
         (plain,) = wholes(inputs)
         return DTensor.from_local(plain, mesh, [Replicate()], run_check=False)
-
-    def _prepare_output_fn(
-        self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh
-    ) -> Any:  # type: ignore[override]
-        self._cut.note(output)
-        return own(output.redistribute(placements=layouts).to_local())
 
 
 def part_of_rows(one: Tensor, cut: Cut) -> Tensor:
     """What a layer that is split by rows takes: it is cut already, or what all ranks have is cut now."""
     if isinstance(one, Slice) and one.at == len(one.sizes) - 1 and one.blocks in {None, 1}:
-        return one.local
+        return one.part
     return cut.part(wholes(one), -1, 1) if one.ndim == 1 else cut.part(wholes(one), one.ndim - 1, 1)
+
+
+def local_of(parameter: Any) -> Tensor:
+    """What this rank has of a parameter."""
+    local: Tensor = parameter.to_local()
+    return local
 
 
 def summed(part: Tensor, cut: Cut) -> Tensor:
@@ -138,7 +136,7 @@ class _Own(ParallelStyle):
                     made = distribute_tensor(one, mesh, [placement], src_data_rank=self.src_data_rank)
                     part.register_parameter(key, nn.Parameter(made, requires_grad=one.requires_grad))
 
-        made = distribute_module(module, device_mesh, partition, self._before, self._after)  # type: ignore[arg-type]
+        made = distribute_module(module, device_mesh, partition, self._before, self._after)
         for part in made.modules():
             vars(part)["_distribute_module_applied"] = True
         return made
@@ -187,7 +185,9 @@ class Columns(_Linear):
         self.hide(module)  # a call that raised has left them
         (plain,) = wholes(inputs)
         self._cut.note(plain)
-        shown = {key: one.to_local() for key, one in module._parameters.items() if isinstance(one, DTensor)}
+        shown: dict[str, Any] = {
+            key: local_of(one) for key, one in module._parameters.items() if isinstance(one, DTensor)
+        }
         if transposed(module):
             shown["nf"] = module.nf // self._cut.parts  # type: ignore[operator]
         self.show(module, **shown)
@@ -210,9 +210,9 @@ class Rows(_Linear):
         """This rank's rows; the bias comes after the sum."""
         self.hide(module)
         (one,) = inputs
-        shown: dict[str, Any] = {"weight": module.weight.to_local()}  # type: ignore[operator]
+        shown: dict[str, Any] = {"weight": local_of(module._parameters["weight"])}
         if module._parameters.get("bias") is not None:
-            local = module.bias.to_local()  # type: ignore[operator]
+            local = local_of(module._parameters["bias"])
             shown["bias"] = torch.zeros_like(local)
             vars(module)["_deepseek_bias"] = local
         self.show(module, **shown)

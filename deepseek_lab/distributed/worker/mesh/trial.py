@@ -102,7 +102,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 def _attributes(part: nn.Module) -> dict[str, tuple[Any, Any]]:
     """What may change in a call, with what lists and dicts hold."""
-    kinds = bool | int | float | str | tuple | list | dict | None
+    kinds = (bool, int, float, str, tuple, list, dict, type(None))
     own = {name: value for name, value in vars(part).items() if not name.startswith("_")}
     return {
         name: (value, value.copy() if isinstance(value, list | dict) else None)
