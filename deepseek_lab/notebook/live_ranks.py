@@ -95,9 +95,9 @@ class LiveRanks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._ranks.watcher = None
         failed = "failed" if self.failed else ""
         self.notes = tuple(self._watch.end(failed if kind is None else kind.__name__))
+        self._ranks.unwatch()
         if not self._command.has("quiet"):
             self._guarded(self._close)
 

@@ -427,7 +427,8 @@ def test_the_way_is_chosen_alike_on_all_ranks(three: Ranks) -> None:
     details = [one.details for one in trained.answers.values()]
     assert len({one["way"] for one in details}) == 1
     assert len({one["checksum"] for one in details}) == 1
-    assert set(details[0]["step_s"]) == set(WAYS)
+    on_one_host = {way for way in WAYS if not way.startswith("hierarchical")}
+    assert set(details[0]["step_s"]) == on_one_host
     assert all(seconds > 0 for seconds in details[0]["step_s"].values())
     assert len({str(one["step_s"]) for one in details}) == 1
     (note,) = run(three, make(10, 1), LOOP, way="auto").notes

@@ -122,10 +122,16 @@ def ending(status: int) -> str:
 
 
 def tail(text: bytes) -> str:
-    """The last lines of what a process wrote; of a fault of the interpreter those that say what and where."""
+    """The last lines of what a process wrote; of a fault of the interpreter those that say what and where.
+
+    A thread that no Python code runs in is none of those that faulthandler writes: then it is the main thread that is
+    told, which is the last one, and what C++ has said before.
+    """
     lines = text[-_MOST_WORDS:].decode(errors="replace").strip().splitlines()
-    what = next((line for line in lines if line.startswith("Fatal Python error")), None)
-    where = next((number for number, line in enumerate(lines) if line.startswith("Current thread")), None)
-    if what is None or where is None:  # faulthandler writes both
+    what = next((number for number, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if what is None:
         return "\n".join(lines[-8:])
-    return "\n".join([what, *lines[where:][:7]])
+    threads = [number for number in range(what, len(lines)) if "(most recent call first)" in lines[number]]
+    current = [number for number in threads if lines[number].startswith("Current thread")]
+    where = (current or threads[-1:] or [what + 1])[0]
+    return "\n".join([*lines[max(0, what - 2) : what + 1], *lines[where:][:7]])

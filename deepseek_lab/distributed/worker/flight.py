@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -236,11 +237,30 @@ def _number(group: ProcessGroup) -> int:
 
 def _entries() -> list[dict[str, Any]]:
     """PyTorch's rings: that of gloo and others on the CPU, and that of NCCL."""
-    found = list(pickle.loads(c10d._dump_fr_trace(True, True, False)).get("entries", ()))  # type: ignore[attr-defined]
-    dump = getattr(c10d, "_dump_nccl_trace", None)
-    if dump is not None and torch.cuda.is_initialized():
-        found += pickle.loads(dump(True, True, False)).get("entries", ())
+    dumps = [c10d._dump_fr_trace]  # type: ignore[attr-defined]
+    if torch.cuda.is_initialized() and hasattr(c10d, "_dump_nccl_trace"):
+        dumps.append(c10d._dump_nccl_trace)
+    with _no_import():
+        found = [one for dump in dumps for one in pickle.loads(dump(True, True, False)).get("entries", ())]
     return [one for one in found if not one["is_p2p"]]
+
+
+@contextlib.contextmanager
+def _no_import() -> Iterator[None]:
+    """To name frames C++ asks ``torch`` for ``_inductor``, which is then imported, for a second and more.
+
+    There is nothing in it where nobody has imported it: torch/csrc/profiler/python/combined_traceback.cpp.
+    """
+    if "torch._inductor" in sys.modules:
+        yield
+        return
+    nothing = types.ModuleType("torch._inductor")
+    torch._inductor = nothing
+    try:
+        yield
+    finally:
+        if vars(torch).get("_inductor") is nothing:
+            del torch._inductor
 
 
 def _sent(mark: _Mark) -> dict[str, Any]:

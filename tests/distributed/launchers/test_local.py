@@ -43,8 +43,12 @@ def test_words_about_an_end() -> None:
     assert tail(b"\n".join(b"line %d" % number for number in range(20))).splitlines()[0] == "line 12"
     fault = "Fatal Python error: Aborted\n\nThread 0x1 (most recent call first):\n" + "  File x\n" * 20
     fault += "\nCurrent thread 0x2 (most recent call first):\n  File cell\n" + "  File y\n" * 20
-    assert tail(f"before\n{fault}".encode()).splitlines()[:3] == [
+    assert tail(f"long before\nof C++\nbefore\n{fault}".encode()).splitlines()[:5] == [
+        "of C++",
+        "before",
         "Fatal Python error: Aborted",
         "Current thread 0x2 (most recent call first):",
         "  File cell",
     ]
+    fault = fault.replace("Current thread 0x2", "Thread 0x2")  # the one that failed runs no Python code
+    assert tail(fault.encode()).splitlines()[1:3] == ["Thread 0x2 (most recent call first):", "  File cell"]
