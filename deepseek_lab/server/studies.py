@@ -5,11 +5,14 @@ Whoever asks has been let in before; nothing here looks at who it is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import os
 import threading
-from typing import Any
+import weakref
+from typing import Any, BinaryIO
 
 from deepseek_lab.base.errors import DeepseekError, MissingPackageError, TargetError
 from deepseek_lab.hpo import places
@@ -24,8 +27,8 @@ _AT_ONCE_S = 0.3
 class Opened:
     """A study that has been looked at."""
 
-    file: tuple[int, int]
-    """Device and number of its file: another file of the same name is another study."""
+    file: BinaryIO
+    """Held open, so that no other file gets its number: another file of the same name is another study."""
     storage: Any
     application: Application
 
@@ -92,20 +95,26 @@ class Studies:
     def _open(self, name: str) -> Opened:
         with self._lock:
             try:
-                state = places.file_of(name).stat()
+                file = places.file_of(name).open("rb")
             except OSError:
                 self._opened.pop(name, None)
                 raise TargetError(f"there is no study {name!r}", hint="%deepseek hpo list") from None
-            file = (state.st_dev, state.st_ino)
             known = self._opened.get(name)
-            if known is None or known.file != file:
+            if known is not None and os.path.sameopenfile(known.file.fileno(), file.fileno()):
+                file.close()
+                return known
+            with contextlib.ExitStack() as failed:
+                failed.callback(file.close)
                 from optuna_dashboard import wsgi
 
                 from deepseek_lab.hpo.record import storage_of
 
                 storage = storage_of(name, None)
-                known = self._opened[name] = Opened(file, storage, wsgi(storage))
-            return known
+                opened = Opened(file, storage, wsgi(storage))
+                failed.pop_all()
+            weakref.finalize(opened, file.close)
+            self._opened[name] = opened
+            return opened
 
     def _load(self) -> None:
         """Import Optuna and its dashboard beside everything else, if that has not begun."""

@@ -95,7 +95,7 @@ class Jupyter:
 
     def __init__(self, folder: Path, base_url: str = "/x/y/") -> None:
         self.token, self.base_url = secrets.token_hex(16), base_url
-        self.port = _free_port()
+        self.port = 0
         self.runtime = folder / "runtime"
         environment = {
             **os.environ,
@@ -108,12 +108,7 @@ class Jupyter:
         }
         options = [f"--ServerApp.base_url={base_url}", f"--ServerApp.root_dir={folder}"]
         options.append("--ServerApp.authorizer_class=tests.server.authorizer.ByHeader")
-        options += [
-            f"--ServerApp.port={self.port}",
-            "--ServerApp.port_retries=0",
-            "--allow-root",
-            "--no-browser",
-        ]
+        options += [f"--ServerApp.port={_free_port()}", "--allow-root", "--no-browser"]
         self.log = (folder / "log").open("w+b")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jupyter_server", *options],
@@ -145,14 +140,18 @@ class Jupyter:
         self.log.close()
 
     def _wait(self) -> None:
-        ask = self.sender("api")
+        told = self.runtime / f"jpserver-{self.process.pid}.json"
         deadline = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if ask("GET", "").status == 200:
+            with contextlib.suppress(OSError, ValueError):
+                # another one than was asked for, where somebody took that meanwhile
+                self.port = json.loads(told.read_text())["port"]
+                if self.sender("api")("GET", "").status == 200:
                     return
             time.sleep(0.05)
-        raise AssertionError(f"the server does not answer:\n{self.said()}")
+        said = self.said()
+        self.stop()
+        raise AssertionError(f"the server does not answer:\n{said}")
 
 
 def _free_port() -> int:
