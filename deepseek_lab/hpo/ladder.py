@@ -1,9 +1,9 @@
-"""Which configuration to run next, and how large: many small trials, of which the best go on to be run whole.
+"""Which configuration to run next, and how far: many are begun, and the best of them are run whole.
 
-Successive halving without waiting (ASHA, arXiv 1810.05934): whoever is free takes the best configuration that may
-rise, else a new one. No more rise than their share of a rung, although a sampler that learns makes each better than
-those before. How well small trials tell what whole ones give is measured on those that ran as both; where they
-tell little, more of them are run whole.
+Successive halving without waiting (ASHA, arXiv 1810.05934). A cell that says how good it is while it trains is stopped
+on a rung where it is not among the best so far; one that does not is run small first, in fewer turns or on a share of
+the data, and the best of those are run whole. How well rungs tell what whole trials give is measured on those that ran
+as both; where they tell little, more are run whole.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-SMALLEST = 1 / 16
-"""Of a whole trial, the least that a small one is."""
-LARGEST = 0.55
-"""Small trials that are larger than this save too little."""
+SMALL_SHARE, SMALL_TURNS = 1 / 6, 1 / 4
+"""Of a whole trial, what a small one is: of the data, or of the turns."""
+FIRST, SECOND = 1 / 9, 1 / 3
+"""Of the steps at which a whole trial reports, where the rungs are."""
+KEPT = (0.5, 0.4)
+"""Of those that came to a rung, the part that goes on."""
+RISES = 0.25
+"""Of small trials, the part that is run whole."""
 POOR, MIN_PAIRS = 0.25, 6
-"""A rank correlation below this, over so many pairs, says that small trials tell little."""
-TESTS, GOOD = 8, 0.5
-"""The smallest size is used once so many configurations have run on it and on the next one, and so did their ranks
-agree."""
-STEP, POOR_STEP = 4, 2
-"""Of so many configurations on a rung, one rises."""
+"""A rank correlation below this, over so many pairs, says that a rung tells little."""
+EASED = 1.6
+"""From such a rung so many times as many go on."""
+FEW = 3
+"""Whoever comes first to a rung goes on, as there is nothing to compare with."""
 LEAST_WHOLE = 3
 
 
@@ -32,8 +35,10 @@ class Rung:
 
     turns: float
     """Of the turns of the training loop."""
-    share: float
+    share: float = 1.0
     """Of the training data."""
+    step: int | None = None
+    """The step that is reported there, where trials are stopped on it."""
 
     @property
     def cost(self) -> float:
@@ -41,33 +46,25 @@ class Rung:
         return self.turns * self.share
 
 
-WHOLE = Rung(1.0, 1.0)
+WHOLE = Rung(1.0)
 
 
-def rungs(num_turns: int, loads: bool) -> tuple[Rung, ...]:
-    """The sizes of trials, the smallest first.
+def rungs(steps: Sequence[int], num_turns: int, loads: bool) -> tuple[Rung, ...]:
+    """The rungs of a cell, the lowest first; the last one is :data:`WHOLE`.
 
     Args:
+        steps: At which a whole trial reports.
         num_turns: Of the training loop in a whole trial; 0 where none was found.
         loads: Whether a share of the training data can be taken.
     """
-    least = 1.0 / max(1, num_turns)
-    if loads:
-        least = min(least, max(SMALLEST, least / 4))
-    smallest = max(SMALLEST, least)
-    if smallest > LARGEST:
-        return (WHOLE,)
-    middle = [math.sqrt(smallest)] if smallest <= 0.17 else []
-    return (*(_rung(cost, num_turns, loads) for cost in [smallest, *middle]), WHOLE)
-
-
-def _rung(cost: float, num_turns: int, loads: bool) -> Rung:
-    """Whole turns on all of the data where that comes to the cost, else fewer data."""
-    turns = max(1, round(cost * num_turns)) if num_turns else 1
-    part = turns / num_turns if num_turns else 1.0
-    if not loads or part <= 1.2 * cost:
-        return Rung(part, 1.0)
-    return Rung(part, cost / part)
+    num = len(steps)
+    if num > 2:
+        first = max(1, round(FIRST * num))
+        places = sorted({first, max(first, round(SECOND * num))})
+        return (*(Rung(place / num, step=steps[place - 1]) for place in places), WHOLE)
+    if num_turns > 1:
+        return (Rung(max(1, round(SMALL_TURNS * num_turns)) / num_turns), WHOLE)
+    return (Rung(1.0, SMALL_SHARE), WHOLE) if loads else (WHOLE,)
 
 
 @dataclasses.dataclass
@@ -79,8 +76,7 @@ class Config:
     """By rung; None where it failed there."""
     violation: float = 0.0
     running: int | None = None
-    rose: int = 0
-    """The highest rung that it was sent to for being good on the one below."""
+    """The rung that it is to come to."""
 
     @property
     def failed(self) -> bool:
@@ -95,13 +91,12 @@ class Step:
     config: str | None
     """None for a new configuration."""
     rung: int
-    rises: bool = False
-    """Whether it is run there for being good on the rung below."""
+    """To come to."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How well a rung tells what the next one gives."""
+    """How well a rung tells what whole trials give."""
 
     rung: int
     correlation: float
@@ -118,7 +113,7 @@ class Ladder:
     """The schedule of one search for one metric.
 
     Args:
-        sizes: Of trials, the smallest first; the last one is :data:`WHOLE`.
+        sizes: The rungs, the lowest first; the last one is :data:`WHOLE`.
         largest: Whether large values are good.
         num: Configurations at most; None for as many as there is time for.
     """
@@ -128,15 +123,16 @@ class Ladder:
         self.configs: dict[str, Config] = {}
         self.closing = False
         """No new configurations any more: those that may still rise do."""
-        self.start = 1 if len(self.sizes) > 2 else 0
-        """The rung on which new configurations begin."""
-        self.tested: Agreement | None = None
-        """How well the smallest size tells what the next one gives, once that is known."""
 
     @property
     def top(self) -> int:
         """The rung of whole trials."""
         return len(self.sizes) - 1
+
+    @property
+    def stops(self) -> bool:
+        """Whether trials are stopped on rungs, and not begun small."""
+        return self.sizes[0].step is not None
 
     @property
     def num_running(self) -> int:
@@ -145,85 +141,76 @@ class Ladder:
 
     def next(self) -> Step | None:
         """What to run now; None where that is nothing, until something ends or for good."""
-        for rung in range(self.top - 1, self.start - 1, -1):
-            if (found := self._rising(rung)) is not None:
-                return Step(found.name, rung + 1, rises=True)
-        if (found := self._untested()) is not None:
-            return Step(found.name, 0)
+        if self.top and not self.stops and (found := self._rising()) is not None:
+            return Step(found.name, self.top)
         if not self.closing and (self.num is None or len(self.configs) < self.num):
-            return Step(None, self.start)
-        if self.num_running:
-            return None
-        return self._last()
+            return Step(None, self.top if self.stops else 0)
+        return None if self.num_running else self._last()
 
-    def _rising(self, rung: int) -> Config | None:
-        """The best configuration of a rung that is among the share that rises and has not yet."""
-        there = [one for one in self.configs.values() if rung in one.values]
-        step = POOR_STEP if rung == self.top - 1 and self.agreement(rung).poor else STEP
-        quota = len(there) // step
-        if sum(one.rose > rung for one in self.configs.values()) >= quota:
-            return None
-        ordered = sorted(there, key=lambda one: self._rank(one, rung))
-        for one in ordered[:quota]:
-            if one.values[rung] is None:
-                break
-            if one.running is None and rung + 1 not in one.values and not one.failed:
+    def _kept(self, rung: int) -> float:
+        """The part of those on a rung that goes on."""
+        part = KEPT[min(rung, len(KEPT) - 1)] if self.stops else RISES
+        return min(1.0, part * EASED) if self.agreement(rung).poor else part
+
+    def _rising(self) -> Config | None:
+        """The best small trial that is among the part that is run whole and has not been."""
+        there = sorted(
+            (one for one in self.configs.values() if 0 in one.values), key=lambda one: self._rank(one, 0)
+        )
+        for one in there[: int(len(there) * self._kept(0))]:
+            if one.running is None and self.top not in one.values and not one.failed:
                 return one
         return None
 
     def _last(self) -> Step | None:
-        """When no more are to come, the best few of each rung go on, whoever rose while they were not yet there."""
-        for rung in range(self.start, self.top):
-            there = [
-                one for one in self.configs.values() if one.values.get(rung) is not None and not one.failed
-            ]
-            for one in sorted(there, key=lambda one: self._rank(one, rung))[:LEAST_WHOLE]:
-                if rung + 1 not in one.values and self.top not in one.values:
-                    return Step(one.name, rung + 1, rises=True)
-        return None
-
-    def _untested(self) -> Config | None:
-        """While the smallest size is on trial: a configuration that ran on the next one and not on it."""
-        if self.top < 2 or self.tested is not None or self.closing:
-            return None
-        waiting = (
+        """When no more are to come, the best few are run whole, whatever was thought of them before."""
+        whole = [one for one in self.configs.values() if one.values.get(self.top) is not None]
+        waiting = [
             one
             for one in self.configs.values()
-            if one.running is None and one.values.get(1) is not None and 0 not in one.values and not one.rose
-        )
-        return next(waiting, None)
-
-    def _test(self) -> None:
-        """Begin with the smallest size where it tells enough of what the next one gives."""
-        if self.top < 2 or self.tested is not None:
-            return
-        pairs = [
-            (low, high)
-            for one in self.configs.values()
-            if (low := one.values.get(0)) is not None and (high := one.values.get(1)) is not None
+            if one.values and self.top not in one.values and not one.failed
         ]
-        if len(pairs) >= TESTS:
-            self.tested = Agreement(0, spearman(pairs), len(pairs))
-            self.start = 0 if self.tested.correlation >= GOOD else 1
+        if not self.top or len(whole) >= LEAST_WHOLE or not waiting:
+            return None
+        return Step(
+            min(waiting, key=lambda one: (-max(one.values), *self._rank(one, max(one.values)))).name, self.top
+        )
 
     def _rank(self, one: Config, rung: int) -> tuple[float, float]:
         value = one.values.get(rung)
         return (one.violation, math.inf if value is None else self._sign * value)
 
-    def begin(self, name: str, rung: int, *, rises: bool) -> None:
-        """A configuration runs on a rung; ``rises`` where it was sent there for being good on the one below."""
-        one = self.configs.setdefault(name, Config(name))
-        one.running = rung
-        if rises:
-            one.rose = max(one.rose, rung)
+    def begin(self, name: str, rung: int) -> None:
+        """A configuration is run to come to a rung."""
+        self.configs.setdefault(name, Config(name)).running = rung
+
+    def reached(self, name: str, step: int, value: float) -> bool:
+        """A trial reports; returns whether it goes on."""
+        for rung, size in enumerate(self.sizes):
+            if size.step == step:
+                one = self.configs[name]
+                one.values[rung] = value
+                return self._among(one, rung)
+        return True
+
+    def _among(self, one: Config, rung: int) -> bool:
+        """Whether a configuration is among those of its rung that go on."""
+        there = [other for other in self.configs.values() if rung in other.values]
+        if len(there) <= FEW:
+            return True
+        ranks = sorted(self._rank(other, rung) for other in there)
+        kept = self._kept(rung)
+        # A sampler that learns makes each better than most before: then it takes more to go on.
+        went = sum(rung + 1 in other.values for other in there) / len(there)
+        kept *= min(1.0, kept / max(went, 1e-9))
+        return self._rank(one, rung) <= ranks[max(0, math.ceil(len(ranks) * kept) - 1)]
 
     def end(self, name: str, values: dict[int, float | None], violation: float = 0.0) -> None:
-        """It has ended; a whole trial also says what it had reached where smaller ones end."""
+        """It has ended; a whole trial also says what it had reached on the rungs below."""
         one = self.configs.setdefault(name, Config(name))
         one.running = None
         one.values |= values
         one.violation = violation
-        self._test()
 
     def abandon(self, name: str) -> None:
         """It will not end."""
@@ -234,7 +221,7 @@ class Ladder:
                 del self.configs[name]
 
     def agreement(self, rung: int) -> Agreement:
-        """How well a rung tells what whole trials give, over the configurations that ran as both."""
+        """How well a rung tells what whole trials give, over the configurations that have both values."""
         pairs = [
             (low, high)
             for one in self.configs.values()
@@ -245,19 +232,26 @@ class Ladder:
     def order(self) -> dict[str, float]:
         """What a sampler is told: 0 for the best configuration to 1 for the last one.
 
-        Those that rose stand before those that did not, whatever their values, which differ in what they mean; those
-        that failed stand last.
+        Those that would go on from a rung stand before those that would not, whatever their values, which differ in
+        what they mean; those that failed stand last.
         """
-        judged = sorted((one for one in self.configs.values() if one.values), key=self._place)
+        limits = [self._limit(rung) for rung in range(self.top)]
+        ended = [one for one in self.configs.values() if one.values and one.running is None]
+        judged = sorted(ended, key=lambda one: self._place(one, limits))
         return {one.name: index / max(1, len(judged) - 1) for index, one in enumerate(judged)}
 
-    def _place(self, one: Config) -> tuple[float, ...]:
+    def _limit(self, rung: int) -> tuple[float, float]:
+        """The last rank on a rung from which one goes on."""
+        ranks = sorted(self._rank(one, rung) for one in self.configs.values() if rung in one.values)
+        return ranks[max(0, math.ceil(len(ranks) * self._kept(rung)) - 1)] if ranks else (math.inf, math.inf)
+
+    def _place(self, one: Config, limits: Sequence[tuple[float, float]]) -> tuple[float, ...]:
         if one.failed:
             return (1.0, 0.0, 0.0, 0.0)
-        rung = one.rose or self.start
-        if rung not in one.values:
-            rung = min(one.values)
-        return (0.0, -float(one.rose), *self._rank(one, rung))
+        rung = min(one.values)
+        while rung < self.top and rung + 1 in one.values and self._rank(one, rung) <= limits[rung]:
+            rung += 1
+        return (0.0, -float(rung), *self._rank(one, rung))
 
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> float:

@@ -65,8 +65,6 @@ class Entry:
     share: float = 1.0
     rung: int = 0
     """0 for the smallest; whole trials stand on the last one."""
-    rose: bool = False
-    """Whether it ran on its rung because it was good on the one below."""
     unseen: bool = False
     """Whether its values were measured on the half of the validation data that the search does not see."""
     num_turns: int = 0

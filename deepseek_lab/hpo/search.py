@@ -28,8 +28,6 @@ from deepseek_lab.processes.sealed import Sealed
 
 FEW = 3
 """Configurations that are run again with fresh seeds."""
-_MIN_CURVES = 5
-"""Whole trials before one is stopped for being worse than half of them."""
 _RESERVED = 1 / 3
 """Of the time, at most this much is kept for the final comparison."""
 _TELL_S = 0.25
@@ -125,6 +123,8 @@ class Search:
         self._until_s = math.inf
         self._known = False
         """Whether the defaults have run, so that it is known how small the cell can be made."""
+        self._num_steps = 0
+        """At which a whole trial reports."""
         self._old_names: set[str] = set()
         self._stop = threading.Event()
         self._pruned: set[int] = set()
@@ -242,7 +242,7 @@ class Search:
     def _begin_next(self, places: Workers) -> bool:
         options = self._options
         if not self._known and "defaults" not in {one.purpose for one in self._jobs.values()}:
-            self._begin(places, "defaults", _DEFAULTS, self._ladder.top, None, rises=False)
+            self._begin(places, "defaults", _DEFAULTS, self._ladder.top, None)
             return True
         if not self._known and len(self._jobs) >= options.workers:
             return False
@@ -255,22 +255,20 @@ class Search:
         if step.config is not None:
             if self._late(rung.cost * self._whole_s()):
                 return False
-            self._begin(places, "search", step.config, step.rung, None, rises=step.rises)
+            self._begin(places, "search", step.config, step.rung, None)
             return True
         config = new_config()
-        self._begin(places, "search", config, step.rung, self._sampling.draw(config), rises=False)
+        self._begin(places, "search", config, step.rung, self._sampling.draw(config))
         return True
 
-    def _begin(
-        self, places: Workers, purpose: str, config: str, rung: int, draw: Draw | None, *, rises: bool
-    ) -> None:
+    def _begin(self, places: Workers, purpose: str, config: str, rung: int, draw: Draw | None) -> None:
         size = self._ladder.sizes[rung]
         if purpose == "defaults":
             config = new_config()
         job = Job(next(self._numbers), self._options.seed, size.turns, size.share)
-        self._ladder.begin(config, rung, rises=rises)
+        self._ladder.begin(config, rung)
         self._jobs[job.number] = _Running(
-            config, purpose, rung, size, draw, dict(self._params.get(config, {})), rises=rises
+            config, purpose, rung, size, draw, dict(self._params.get(config, {}))
         )
         self._told_of(job.number)
         places.begin(job)
@@ -328,27 +326,17 @@ class Search:
         with self._lock:
             if number in self._pruned:
                 return False
-        return running.purpose != "search" or not self._hopeless(running, step, value)
-
-    def _hopeless(self, running: _Running, step: int, value: float) -> bool:
-        """Where trials all run whole: whether half of them were better at this step (the median rule)."""
-        if self._ladder.top or not step or len(self._options.metrics) > 1:
-            return False
-        there = [
-            dict(one.curve)[step]
-            for one in self._entries
-            if one.whole and one.status == "complete" and one.purpose != "repeat" and step in dict(one.curve)
-        ]
-        if len(there) < _MIN_CURVES:
-            return False
-        middle = statistics.median(there)
-        return value < middle if self._largest else value > middle
+        if running.purpose != "search":
+            return True
+        if self._ladder.stops and running.draw is not None:
+            return self._ladder.reached(running.config, step, value)
+        return True
 
     # What has become of them.
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         running = self._jobs.pop(job.number)
-        entry = running.entry(outcome, job)
+        entry = self._sized(running.entry(outcome, job))
         self._emit(ended_event(self.run_id, job.number, entry))
         if running.purpose == "defaults" and outcome.status != "complete":
             self._ladder.abandon(running.config)
@@ -358,6 +346,15 @@ class Search:
         self._own.add((entry.config, entry.at_s))
         self._record.add(entry)
         self._take(entry)
+
+    def _sized(self, entry: Entry) -> Entry:
+        """A trial that did not come to its end is as large as what it has reported."""
+        num = self._num_steps
+        if entry.status == "complete" or not num or not entry.curve:
+            return entry
+        rungs = [rung for rung, size in enumerate(self._ladder.sizes) if size.step in dict(entry.curve)]
+        part = min(1.0, len(entry.curve) / num)
+        return dataclasses.replace(entry, turns=part * entry.turns, rung=max(rungs, default=0))
 
     def _check_ranges(self, running: _Running) -> None:
         """Another cell may go on with a study only where its ranges are the same."""
@@ -382,9 +379,6 @@ class Search:
         if entry.purpose == "defaults" and entry.status == "complete" and shows and not self._known:
             self._found(entry)
         self._ladder.end(entry.config, self._values(entry), _violation(entry.constraints))
-        if entry.rose:
-            one = self._ladder.configs[entry.config]
-            one.rose = max(one.rose, min(entry.rung, self._ladder.top))
         if self._ladder.top:
             self._sampling.judge(self._placed(), self._record.spaces)
         else:
@@ -403,27 +397,29 @@ class Search:
 
     def _values(self, entry: Entry) -> dict[int, float | None]:
         """What a trial says for the rungs of the ladder."""
+        ladder = self._ladder
+        rung = min(entry.rung, ladder.top)
         if entry.status == "failed":
-            return {entry.rung: None}
-        found: dict[int, float | None] = {}
-        if entry.value is not None:
-            found[min(entry.rung, self._ladder.top)] = entry.value
-        if not entry.whole:
-            return found
+            return {rung: None}
         curve = dict(entry.curve)
-        for rung, size in enumerate(self._ladder.sizes[:-1]):
-            step = math.ceil(size.turns * entry.num_turns - 1e-9) - 1
-            if size.share >= 1.0 and step in curve:
-                found[rung] = curve[step]
-        return {**found, self._ladder.top: entry.value}
+        found: dict[int, float | None] = {}
+        for below, size in enumerate(ladder.sizes[:-1]):
+            if size.step is not None and size.step in curve:
+                found[below] = curve[size.step]
+        if entry.status == "complete":
+            found[rung] = entry.value
+        return found
 
     def _found(self, entry: Entry) -> None:
         """The defaults have run: how small the cell can be made is known, and so is what suits it."""
         self._known = True
         options = self._options
         single = len(options.metrics) == 1
-        sizes = rungs(entry.num_turns, entry.loads) if single and options.schedule != "whole" else (WHOLE,)
-        if len(sizes) == 1 and single and options.schedule != "whole":
+        steps = [step for step, _ in entry.curve]
+        self._num_steps = len(steps)
+        small = single and options.schedule != "whole"
+        sizes = rungs(steps, entry.num_turns, entry.loads) if small else (WHOLE,)
+        if len(sizes) == 1 and small:
             self._note(
                 "the cell has no loop whose turns assign the metric and loads no data of which a share can be taken, "
                 "so all trials run whole; ds.epochs(n) in its loop or ds.subset(data) make small ones possible"
@@ -432,7 +428,7 @@ class Search:
         self._ladder = Ladder(sizes, self._largest, old.num)
         for one in old.configs.values():
             if one.running is not None:
-                self._ladder.begin(one.name, self._ladder.top, rises=False)
+                self._ladder.begin(one.name, self._ladder.top)
         for running in self._jobs.values():
             running.rung = self._ladder.top
         for earlier in self._entries[:-1]:
@@ -468,15 +464,7 @@ class Search:
             return
         self._judged_s = now
         ranks = []
-        tested = self._ladder.tested
-        if tested is not None and self._ladder.start and "tested" not in self._told:
-            self._told.add("tested")
-            self._note(
-                f"trials of {self._ladder.sizes[0].cost:.1%} tell too little (rank correlation with those of "
-                f"{self._ladder.sizes[1].cost:.0%} is {tested.correlation:.2f} over {tested.num}), so the smallest are "
-                f"{self._ladder.sizes[1].cost:.0%} of the cell"
-            )
-        for rung in range(self._ladder.start, self._ladder.top):
+        for rung in range(self._ladder.top):
             agreement = self._ladder.agreement(rung)
             if agreement.num >= 3:
                 cost = self._ladder.sizes[rung].cost
@@ -609,7 +597,6 @@ class _Running:
     size: Rung
     draw: Draw | None
     params: dict[str, Plain]
-    rises: bool = False
 
     def entry(self, outcome: Outcome, job: Job | None = None) -> Entry:
         """The trial as it has ended."""
@@ -626,7 +613,6 @@ class _Running:
             turns=self.size.turns,
             share=self.size.share,
             rung=self.rung,
-            rose=self.rises,
             unseen=job is not None and job.final,
             seed=0 if job is None else job.seed,
             num_turns=outcome.num_turns,
