@@ -101,6 +101,11 @@ def test_nothing_is_left_of_a_notebook_that_is_killed(sshd: Sshd) -> None:
     assert not Path(folder).exists()
 
 
+def test_hosts_with_counts_have_so_many_places(sshd: Sshd) -> None:
+    assert Ssh([f"{sshd.host}*2", sshd.host], options=sshd.options).most == 3
+    assert Ssh([sshd.host, sshd.host], options=sshd.options).most is None
+
+
 class TestErrors:
     def test_a_host_that_does_not_answer(self, sshd: Sshd) -> None:
         made = Ranks(1, launcher=Ssh([sshd.host.partition(":")[0] + ":1"], options=sshd.options))
