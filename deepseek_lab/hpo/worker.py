@@ -71,10 +71,7 @@ class Bench:
         sys.modules["__main__"] = main
         try:
             names |= travel.unpack(self._sealed.open(), names, copy=False).value
-            if "ds" not in names:
-                import deepseek_lab
-
-                names["ds"] = deepseek_lab
+            names.setdefault("ds", sys.modules["deepseek_lab"])
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 outcome = Run(job, self._metrics, self._final, ask, report).cell(
                     self._source, self._file, names
