@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from deepseek_lab.base.operations import Operation, find, group_words
+from deepseek_lab.base.ranks import spans
 from deepseek_lab.notebook.show import Shown, table
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def shown(running: Ranks) -> Shown:
     ]
     columns = ("rank", "number", "operation", "bytes", "asked for", "took", "group", "line", "state")
     told = finding.sentences() if rows else ["ranks have done nothing together yet"]
+    if silent := set(running.live) - records.keys():
+        told.append(f"rank {spans(silent)} did not answer: something holds its interpreter")
     made = table("\n".join(["ranks  their last operations", *told]), columns, rows)
     data = {
         "found": finding.sentences(),
