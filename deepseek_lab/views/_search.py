@@ -253,7 +253,7 @@ def search_bundle(
     limit = min(room, _LIVE) if framed < _LEAST else framed
     if limit < _LEAST:
         return made
-    packed = _search_packed.packed_search(log, limit, live=live)
+    packed = _search_packed.packed_search(log, limit, report, live=live)
     if len(packed) > limit:
         return made
     content = _page.content(KIND, title, packed)

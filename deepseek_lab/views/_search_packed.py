@@ -218,16 +218,24 @@ def _thin(curve: Sequence[tuple[int, float]], most: int = MAX_POINTS) -> Sequenc
     return [curve[at * (len(curve) - 1) // (most - 1)] for at in range(most)]
 
 
-def packed_search(log: ev.EventLog, limit: int | None = None, **facts: Any) -> str:
+def packed_search(
+    log: ev.EventLog, limit: int | None = None, report: SearchReport | None = None, **facts: Any
+) -> str:
     """A whole search as one packed table; with ``limit`` as many of its trials as fit into so many characters.
 
     Kept first are the defaults, what runs, the best, those that were the best for a time, the Pareto front and some of
     each kind of end; of the others as many as there is room for, evenly.
+
+    Args:
+        log: What happened.
+        limit: Characters at most; None for all trials.
+        report: The fold of the log, where it is at hand.
+        facts: What a page is told beside it, e.g. ``live`` or ``state``.
     """
     events = log.since()
     if limit is None:
         return SearchPacking().packed(events, **facts)
-    report = SearchReport.fold(events)
+    report = SearchReport.fold(events) if report is None else report
     ranked = kept_first(report)
     others = [event for event in events if not isinstance(event, (*_TRIALS, ev.SearchJudged))]
     others += [event for event in events if isinstance(event, ev.SearchJudged)][-1:]

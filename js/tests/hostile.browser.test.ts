@@ -47,7 +47,7 @@ async function problemsOf(payload: Payload, number: number): Promise<string[]> {
   const groups = payload.name.startsWith("bomb") ? KINDS.map((kind) => [kind]) : [KINDS];
   for (const kinds of groups) await take("shown", kinds);
   await take("tabbed", [KINDS[number % KINDS.length] ?? "", KINDS[(number + 3) % KINDS.length] ?? ""]);
-  for (const kind of ["run", "search"]) await take("live", [kind]);
+  await take("live", [number % 2 === 0 ? "run" : "search"]);
   return [...target.errors, ...problems];
 }
 
@@ -55,7 +55,17 @@ describe("hostile payloads", () => {
   it("are many, and each is another", () => {
     expect(new Set(PAYLOADS.map(({ text }) => text)).size).toBe(PAYLOADS.length);
     expect(PAYLOADS.length).toBeGreaterThanOrEqual(100);
-    expect(KINDS).toEqual(["graph", "run", "search", "text", "timeline", "heatmap", "lines", "scatter", "table"]);
+    expect(KINDS).toEqual([
+      "graph",
+      "run",
+      "search",
+      "text",
+      "timeline",
+      "heatmap",
+      "lines",
+      "scatter",
+      "table",
+    ]);
   });
 
   it.each(PAYLOADS.map((payload, number) => [payload.name, payload, number] as const))(

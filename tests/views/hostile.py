@@ -627,7 +627,8 @@ def _tall(rows: int, word: str) -> Packed:
     """The honest table with so many rows of next to nothing."""
     made = honest()
     made.header["rows"] = rows
-    flat = {"int": rows, "text": rows, "numbered": 2 * rows, "ragged": rows, "float": 4 * rows}
+    flat = {"int": rows, "text": rows, "numbered": 2 * rows, "ragged": rows, "lists": rows}
+    flat["float"] = 4 * rows
     for column in list(made.header["columns"]):
         if column["type"] == "float" and rows > 1_000_000:
             made.header["columns"].remove(column)

@@ -57,13 +57,18 @@ export class Curves extends Lines {
     for (const { row, points } of this.lines) {
       const look = lookOf(state, row);
       if (row === best) continue;
-      drawLine(surface, points, faint(look, colourOf(look, palette)), look === "whole" ? 1.2 : 1);
+      drawLine(
+        surface,
+        points,
+        faint(look, colourOf(look, palette)),
+        look === "whole" || look === "running" ? 1.2 : 1,
+      );
       if (look === "stopped") ends.push(...points.slice(-2));
     }
     drawCrosses(surface, ends, colourOf("stopped", palette), 2.5);
     if (best >= 0) drawLine(surface, this.#points(best), colourOf("best", palette), 2);
     const used = new Set(drawn.map((row) => lookOf(state, row)));
-    const order: Look[] = ["whole", "small", "stopped"];
+    const order: Look[] = ["whole", "small", "stopped", "running"];
     return {
       note: noteOf([
         drawn.length < rows.length ? words.drawn(drawn.length, rows.length) : "",
@@ -129,5 +134,5 @@ export class Curves extends Lines {
 
 /** A colour that lets what lies below shine through. */
 function faint(look: Look, colour: string): string {
-  return look === "whole" ? colour : `${colour}88`;
+  return look === "whole" || look === "running" ? colour : `${colour}88`;
 }

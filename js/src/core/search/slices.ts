@@ -90,7 +90,7 @@ export class Slices extends Picture {
     this.#current = Math.min(this.#current, Math.max(0, this.#slices.length - 1));
     const more = places.length - MOST;
     const name = words.value(state.metrics[metric] ?? "", state.direction(metric));
-    const order: Look[] = ["whole", "small", "stopped"];
+    const order: Look[] = ["whole", "small", "stopped"]; // those that run have no values yet
     return {
       note: noteOf([name, more > 0 ? words.more(more) : "", places.length === 0 ? words.empty : ""]),
       legend: order

@@ -9,7 +9,7 @@ import { STATUSES } from "./trials";
 import { words } from "./words";
 
 /** How trials are told apart in every picture. */
-export type Look = "whole" | "small" | "stopped" | "failed" | "best";
+export type Look = "whole" | "small" | "stopped" | "running" | "failed" | "best";
 
 export interface Stage {
   readonly state: SearchState;
@@ -40,6 +40,8 @@ export function colourOf(look: Look, palette: Palette): string {
       return seriesColour(1, palette);
     case "stopped":
       return seriesColour(5, palette);
+    case "running":
+      return seriesColour(4, palette);
     case "failed":
       return alarm(palette);
     case "small":
@@ -49,9 +51,12 @@ export function colourOf(look: Look, palette: Palette): string {
 
 /** Points of the looks that trials with a value have, those on top last; whole ones are larger. */
 export function dotsOf(palette: Palette, small: number, whole: number): ReadonlyMap<Look, Dots> {
-  const looks: readonly Look[] = ["small", "stopped", "whole"];
+  const looks: readonly Look[] = ["small", "stopped", "whole", "running"];
   return new Map(
-    looks.map((look) => [look, new Dots(colourOf(look, palette), look === "whole" ? whole : small)]),
+    looks.map((look) => [
+      look,
+      new Dots(colourOf(look, palette), look === "whole" || look === "running" ? whole : small),
+    ]),
   );
 }
 
@@ -59,7 +64,7 @@ export function lookOf(state: SearchState, row: number): Look {
   const { trials } = state;
   const status = trials.statusOf(row);
   if (status === "failed") return "failed";
-  if (status === "stopped") return "stopped";
+  if (status === "stopped" || status === "running") return status;
   return trials.isWhole(row) && status === "complete" ? "whole" : "small";
 }
 

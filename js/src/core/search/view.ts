@@ -45,6 +45,7 @@ export class SearchView implements LiveView, Stage {
   shown: Uint8Array | undefined;
   cursor = -1;
   readonly #root: HTMLElement;
+  readonly #named = element("span", { class: "dsl-title" });
   readonly #phase = element("span", { class: "dsl-phase", role: "status" });
   readonly #stop: HTMLButtonElement;
   readonly #filter = element("input", {
@@ -226,7 +227,7 @@ export class SearchView implements LiveView, Stage {
     return element(
       "div",
       { class: "dsl-bar" },
-      element("span", { class: "dsl-title" }, this.title),
+      this.#named,
       this.#phase,
       this.#metrics,
       this.#filter,
@@ -291,6 +292,8 @@ export class SearchView implements LiveView, Stage {
 
   #drawData(): void {
     const state = this.#state;
+    const study = state.started?.study ?? "";
+    write(this.#named, clip(this.title.includes(study) ? this.title : `${this.title} ${study}`));
     this.#drawMetrics();
     this.#beside.draw(state);
     this.#importance.draw(state);

@@ -66,6 +66,7 @@ export const words = {
     whole: "whole trial",
     small: "small trial",
     stopped: "stopped early",
+    running: "running",
     failed: "failed",
   },
   bestCurve: "best",
