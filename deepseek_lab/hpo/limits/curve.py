@@ -95,8 +95,8 @@ def found(rates: Sequence[float], losses: Sequence[float], smooth: Sequence[floa
 
 
 def _range(low: float, high: float, steepest: float) -> RateRange:
-    """At least a factor of ten wide. Its middle was near the best of constant rates in nine trainings
-    (``tests.benchmarks.limits``), where the steepest place was sometimes too high.
+    """At least a factor of ten wide. Its middle is told and not the steepest place, which was too high for two of the
+    nine trainings of ``tests.benchmarks.limits``.
     """
     low = min(low, high / _LEAST_SPAN)
     return RateRange(low, high, math.sqrt(low * high), min(max(steepest, low), high))
