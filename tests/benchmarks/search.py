@@ -2,8 +2,9 @@
 
 ``gain``: Fashion-MNIST, a CNN with 8 dimensions: what a search finds beside hand-set defaults at the same training for
 each model, 3 seeds, on the test images that no search sees. Bar: +2.7 points, or a quarter of the error.
-``compute [SEEDS] [TASK]``: whole trials' worth of training until a search reaches what Optuna's default sampler has after 60 whole
-trials, 5 seeds, and the same for Optuna's TPE with Hyperband. Bars: 0.4 of the one, 0.8 of the other (medians).
+``compute [SEEDS] [TASK]``: whole trials' worth of training until a search reaches what Optuna's default sampler has
+after 60 whole trials, 5 seeds, and the same for Optuna's TPE with Hyperband. Bars: 0.4 of the one, 0.8 of the other
+(medians).
 ``tasks [SEEDS]``: six tasks, six methods with the same training each: mean ranks by what the best found gives on data
 that no search sees.
 ``overhead``: what a trial costs beyond the cell's own code, here and in a worker, up to 5,000 trials.
@@ -412,7 +413,8 @@ def workers() -> None:
     middle = statistics.median(ratios)
     print(
         f"trials a minute: {statistics.median(rates[1]):.0f} with one worker, {statistics.median(rates[2]):.0f} with "
-        f"two, ratio {middle:.2f} ({min(ratios):.2f}-{max(ratios):.2f}), bar 1.7: {'HELD' if middle >= 1.7 else 'MISSED'}"
+        f"two, ratio {middle:.2f} ({min(ratios):.2f}-{max(ratios):.2f}), bar 1.7: "
+        f"{'HELD' if middle >= 1.7 else 'MISSED'}"
     )
 
 
