@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -23,6 +23,11 @@ class Dress:
         self._added = now.keys() - before.keys()
         self._hooks = {name: more for name, keys in before.items() if (more := now[name] - keys)}
 
+    @property
+    def hooks(self) -> set[Any]:
+        """Keys of the hooks that were put on: no other hook has them but those of copies."""
+        return {key for keys in self._hooks.values() for key in keys}
+
     def take_off(self) -> Callable[[], None]:
         """Leave the module as it was; gives what puts everything on again."""
         module, own, kind = self._module, vars(self._module), type(self._module)
@@ -39,6 +44,22 @@ class Dress:
             module.__class__ = kind
 
         return put_on
+
+
+def undressed(module: nn.Module, hooks: set[Any], names: Collection[str]) -> Callable[[], None] | None:
+    """Take hooks and attributes off a copy of a module that has them; gives what puts them on again, if it had any."""
+    own = vars(module)
+    held = {
+        name: value
+        for name, value in own.items()
+        if name in names or ("_hooks" in name and isinstance(value, dict) and hooks & value.keys())
+    }
+    for name, value in held.items():
+        if name in names:
+            del own[name]
+        else:
+            own[name] = type(value)((key, hook) for key, hook in value.items() if key not in hooks)
+    return (lambda: own.update(held)) if held else None
 
 
 def attributes(module: nn.Module) -> dict[str, set[Any]]:

@@ -248,9 +248,9 @@ class Replicas:
         if weight is None:
             return
 
-        def weighed(gradient: torch.Tensor) -> torch.Tensor:
+        def weighed(gradient: torch.Tensor | None) -> torch.Tensor | None:
             by = weight()
-            return gradient if by == 1 else gradient * by
+            return gradient if by == 1 or gradient is None else gradient * by
 
         new = [one for one in parameters if id(one) not in self._weighed]
         self._handles += [one.register_hook(weighed) for one in new]

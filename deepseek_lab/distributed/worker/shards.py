@@ -81,7 +81,7 @@ def make_states_whole(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
 def described(shard: Tensor) -> tuple[Any, ...]:
     """What has to be the same on all ranks."""
     if isinstance(shard, Owned):
-        return tuple(shard.shape), str(shard.dtype), str(shard.stage)
+        return (str(shard.stage),)  # copies of a model may have had batches of other sizes
     return tuple(shard.shape), str(shard.dtype), str(shard.placements)  # type: ignore[attr-defined]
 
 

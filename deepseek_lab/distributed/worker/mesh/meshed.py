@@ -26,8 +26,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.mesh import Mesh
 from deepseek_lab.distributed.worker import shards
-from deepseek_lab.distributed.worker.dress import Dress, attributes
+from deepseek_lab.distributed.worker.dress import Dress, attributes, undressed
 from deepseek_lab.distributed.worker.mesh import told
+from deepseek_lab.distributed.worker.mesh.attention import Attention
 from deepseek_lab.distributed.worker.mesh.averages import Averages
 from deepseek_lab.distributed.worker.mesh.grid import Grid
 from deepseek_lab.distributed.worker.mesh.owned import Owned
@@ -133,8 +134,11 @@ class Meshed(Sharded):
 
     def hint(self, error: str) -> str:
         """What can be done about an error that comes from parameters being parts."""
-        words = ("DTensor", "Sharding propagation failed", "Owned")
-        return f"\n{_PARTS}" if any(word in error for word in words) else ""
+        last = error.splitlines()[-3:]  # what was raised, and not where
+        told = any(
+            word in line for word in ("DTensor", "Sharding propagation failed", "Owned'") for line in last
+        )
+        return f"\n{_PARTS}" if told and not any(line.startswith("  try: ") for line in last) else ""
 
     # Calls.
 
@@ -296,7 +300,29 @@ class Meshed(Sharded):
                     for buffer in module.buffers():
                         source = self.grid.peer("pipeline", stage)
                         dist.broadcast(buffer, source, group=self.grid.group("pipeline"))
-        return super().gather(returning, wanted, ends=ends)
+        left, undo = super().gather(returning, wanted, ends=ends)
+        copies = self._copies()
+
+        def undo_all() -> None:
+            for put_on in copies:
+                put_on()
+            undo()
+
+        return left, undo_all
+
+    def _copies(self) -> list[Callable[[], None]]:
+        """Leave copies that the cell has made of modules as they would be of plain ones; gives what undoes it."""
+        hooks = {key for one in self._dresses for key in one.hooks}
+        known = {id(part) for root in self._roots for part in root.modules()}
+        found = []
+        for module in alive(nn.Module):
+            if id(module) not in known:
+                names = ["_distribute_module_applied"]
+                if isinstance(vars(module).get("forward"), Attention):
+                    names.append("forward")
+                if (put_on := undressed(module, hooks, names)) is not None:
+                    found.append(put_on)
+        return found
 
 
 def _optimizers(made: dict[int, StandIn]) -> list[Optimizer]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ class Pipe:
         """The stage of this rank."""
         self.num_bytes = 0
         """Sent from stage to stage by this rank, as activations or their gradients."""
+        self.shares = grid.mesh.tensor > 1
+        """Whether layers are shared by ranks too."""
         self._grid, self._waits = grid, waits
         self._group = grid.group("pipeline")
         self._sending: list[tuple[Any, Tensor]] = []
@@ -164,6 +167,11 @@ class Owned(Tensor):
         return Owned.of(local, self.stage, self.pipe, self.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self.pipe.shares:
+            raise TargetError(
+                "a copy of a model cannot compute whose layers are shared by ranks and whose blocks are on stages",
+                hint="copy.deepcopy(model.state_dict())",
+            )
         made = Owned.of(self.local.detach().clone(), self.stage, self.pipe, self.device)
         memo[id(self)] = copied = (
             nn.Parameter(made, self.requires_grad) if isinstance(self, nn.Parameter) else made
@@ -181,6 +189,8 @@ class Owned(Tensor):
                 kwargs.get("create_graph", False),
                 inputs=kwargs.get("inputs"),
             )
+        if inspect.unwrap(function) is _BACKWARD:
+            return _backward(*args, **kwargs)
         if function in _READS:
             args, kwargs = everywhere((args, kwargs))
             return function(*args, **kwargs)
@@ -212,6 +222,32 @@ class Owned(Tensor):
         if told.in_place:
             return written[0]  # its shape is as it was
         return _elsewhere(function, told, args, kwargs, like, written)
+
+
+_BACKWARD = inspect.unwrap(torch.autograd.backward)
+
+
+def _backward(
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    grad_variables: Any = None,
+    inputs: Any = None,
+) -> None:
+    """What ``torch.autograd.backward`` does, and would do without functions of subclasses, which blocks may need."""
+    tensors = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+    given = (grad_tensors,) if isinstance(grad_tensors, Tensor) else grad_tensors or (None,) * len(tensors)
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
+    gradients = []
+    for one, gradient in zip(tensors, given, strict=True):
+        if gradient is None and one.requires_grad and one.numel() != 1:
+            raise RuntimeError("grad can be implicitly created only for scalar outputs")
+        gradients.append(torch.ones_like(one) if gradient is None and one.requires_grad else gradient)
+    keep = create_graph if retain_graph is None else retain_graph
+    torch.autograd.graph._engine_run_backward(
+        tensors, tuple(gradients), keep, create_graph, inputs, allow_unreachable=True, accumulate_grad=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,9 +452,13 @@ def _each(function: Any, args: Any, kwargs: Any) -> Any:
         indices = [index for index in range(count) if stages[index] == stage]
 
         def some(value: Any, indices: list[int] = indices) -> Any:
-            return [value[index] for index in indices] if _is_list(value) and len(value) == count else value
+            if isinstance(value, Tensor) and value.ndim == 1 and len(value) == count:
+                return value[indices]  # a number for each
+            fits = isinstance(value, list | tuple) and len(value) == count
+            return [value[index] for index in indices] if fits else value
 
-        inner_args, inner_kwargs = tree_map(some, (args, kwargs), is_leaf=_is_list)
+        inner_args = [some(value) for value in args]
+        inner_kwargs = {key: some(value) for key, value in kwargs.items()}
         if stage is None:
             made = function(*inner_args, **inner_kwargs)
         elif not function._schema.returns:
@@ -484,7 +524,8 @@ class Shared(torch.autograd.Function):
 def _together(function: Callable[..., Any], args: Any, kwargs: Any, mine: Sequence[Owned]) -> Any:
     """What a function of the forward pass is given, all of it on the last of its stages."""
     name = str(getattr(function, "__name__", ""))
-    if name.endswith("_") or all(one.numel() == 1 for one in mine):
+    in_turn = name.startswith(("_foreach_", "_fused_"))
+    if in_turn or name.endswith("_") or all(one.numel() == 1 for one in mine):
         return args, kwargs
     last = max(one.stage for one in mine)
     return tree_map(

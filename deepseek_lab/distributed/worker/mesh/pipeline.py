@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.checkpoint import checkpoint
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.worker.mesh import trial
@@ -91,6 +92,8 @@ class Pipeline:
         self.pass_s = 0.0
         """What forward and backward pass of the last one take as a whole: three times as long as the first."""
         self._callers: set[nn.Module] = set()
+        self._members: set[nn.Module] = set()
+        """All modules of these models."""
         self._known: dict[Any, _Outs] = {}
         self._moved: dict[tuple[int, int], tuple[Tensor, Owned]] = {}
         self._kept: dict[tuple[int, int], tuple[Tensor, Owned]] = {}
@@ -155,6 +158,7 @@ class Pipeline:
             if following != stage
         )
         self._callers |= found.callers
+        self._members |= set(root.modules())
         total = sum(costs) or 1.0
         names: list[list[str]] = [[] for _ in range(mesh.pipeline)]
         shares = [0.0] * mesh.pipeline
@@ -171,15 +175,14 @@ class Pipeline:
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, plain: Callable[..., Any]) -> Any:
         """Call a module that is called by no other; ``plain`` calls it as PyTorch would."""
-        num = self.grid.mesh.micro_batches if module in self.placed else 1
-        batch = Batch(args, kwargs, num)
         self.pipe.sent()
-        if module not in self._callers and _owner(module) is not None:
+        if module in self._members - self._callers and _owner(module) is not None:
             try:
                 return self.block(module, args, kwargs, plain)
             finally:
                 self._moved.clear()
                 self._kept.clear()
+        batch = Batch(args, kwargs, self.grid.mesh.micro_batches if module in self.placed else 1)
         made = []
         self._inside = True
         try:
@@ -194,7 +197,8 @@ class Pipeline:
 
     def within(self, module: nn.Module) -> bool:
         """Whether a module that is called by another is a block now."""
-        return self._inside and not self.pipe.quiet and module not in self._callers
+        inside = self._inside and not self.pipe.quiet
+        return inside and module in self._members and module not in self._callers
 
     def block(self, module: nn.Module, args: Any, kwargs: Any, plain: Callable[..., Any]) -> Any:
         """Call a block where its parameters are; one that has none does what it does where its tensors are."""
@@ -358,10 +362,15 @@ class _Block:
     def _call(self, *, copies: bool) -> Any:
         """Call the module, with what may be written into if it is to have copies."""
         given = list(self._given)
-        with torch.set_grad_enabled(self._grad), self._shown(), self._alone():
+        # Who recomputes activations (torch.utils.checkpoint) has hooks for them: these are of this block alone.
+        recomputes = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+        apart = torch.autograd.graph.saved_tensors_hooks(lambda one: one, lambda one: one)
+        with torch.set_grad_enabled(self._grad), self._shown(), self._alone(), apart:
             for place, one in zip(self._places, self.inputs, strict=False):
                 given[place] = one.clone() if copies else one
             args, kwargs = tree_unflatten(given, self._spec)
+            if recomputes and self._grad:
+                return checkpoint(self._plain, self._module, *args, use_reentrant=False, **kwargs)
             return self._plain(self._module, *args, **kwargs)
 
     def backward(self, gradients: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:

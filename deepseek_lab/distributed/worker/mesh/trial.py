@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,7 +73,13 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     kinds = ["cpu", *(["cuda"] if devices else [])]
     try:
-        with torch.random.fork_rng(devices), _NoDropout(), contextlib.ExitStack() as stack:
+        with (
+            torch.random.fork_rng(devices),
+            _NoDropout(),
+            warnings.catch_warnings(),
+            contextlib.ExitStack() as stack,
+        ):
+            warnings.simplefilter("ignore")  # they come again, with the cell's own call
             for kind in kinds:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             for part in module.modules():
