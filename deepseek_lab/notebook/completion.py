@@ -49,7 +49,7 @@ def _candidates(words: list[str], fragment: str, form: Form, namespace: Mapping[
     if previous is not None and previous.kind != "switch":
         if previous.name == "like":
             return _children(fragment, namespace)
-        if previous.name == "inputs":
+        if previous.name in {"inputs", "optimizer", "loss", "data"}:
             return [name for name in namespace if not name.startswith("_")]
         return previous.choices if previous.kind == "choice" else ()
     if fragment.startswith("-"):

@@ -44,11 +44,11 @@ class Wide(nn.Module):
 
     WIDTH, KEPT = 1024, 12
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm, self.out = nn.BatchNorm1d(16), nn.Linear(16, 4)
         self.drop = nn.Dropout(0.1)
-        self.scale = nn.Parameter(torch.ones(self.WIDTH))
+        self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x)
@@ -109,10 +109,10 @@ def digest(names: dict[str, Any]) -> str:
     return hashlib.sha256(b"|".join([process[0].numpy().tobytes(), *streams, *parts(names)])).hexdigest()
 
 
-def notebook(num: int = 8192, batch: int = 32, **others: Any) -> dict[str, Any]:
+def notebook(num: int = 1024, batch: int = 32, width: int = 16, **others: Any) -> dict[str, Any]:
     """A model that has trained a little, with what belongs to it."""
     torch.manual_seed(0)
-    model = Wide()
+    model = Wide(width)
     scale = [model.scale]
     rest = [one for one in model.parameters() if one is not model.scale]
     optimizer = Own([{"params": rest}, {"params": scale, "lr": 1e-4}], lr=1e-3)
@@ -161,7 +161,7 @@ def limits(
 @pytest.fixture(scope="module")
 def whole() -> tuple[LimitsReport, list[str]]:
     """Of a loop with a schedule that is made for fewer steps than are tried, within 600 MiB."""
-    names = notebook(random=random)
+    names = notebook(num=8192, width=Wide.WIDTH)
     names["schedule"] = torch.optim.lr_scheduler.LambdaLR(names["optimizer"], lambda step: 1.0)
     said: list[str] = []
     source = (
@@ -238,19 +238,21 @@ def test_the_suggestion_trains_better_than_what_lies_far_outside(
     assert report.rates is not None
 
     def trained(rate: float) -> float:
-        names = notebook()
+        names = notebook(num=8192, width=Wide.WIDTH)
         model, optimizer = names["model"], names["optimizer"]
         for group, share in zip(optimizer.param_groups, (1.0, 0.1), strict=True):
             group["lr"] = rate * share
         losses = []
-        while len(losses) < 60:
+        while len(losses) < 40:
             for x, y in names["loader"]:
                 optimizer.zero_grad()
                 loss = nn.functional.cross_entropy(model(x), y)
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
-        return sum(losses[-20:]) / 20
+                if len(losses) == 40:
+                    break
+        return sum(losses[-10:]) / 10
 
     assert trained(report.rates.value) < trained(report.rates.low / 10)
     assert trained(report.rates.value) < trained(100 * report.rates.high)

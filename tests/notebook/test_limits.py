@@ -139,6 +139,13 @@ def test_refusals(kernel: Kernel, line: str, name: str, message: str, hint: str)
     assert hint in outcome.evalue
 
 
+def test_names_complete(kernel: Kernel) -> None:
+    message = kernel.client.complete("%deepseek limits model --data loa")
+    reply = kernel.client.get_shell_msg(timeout=20)
+    assert reply["parent_header"]["msg_id"] == message
+    assert reply["content"]["matches"] == ["loader"]
+
+
 def test_it_stands_above_each_cell_by_itself() -> None:
     with pytest.raises(UsageError, match="runs a cell in other processes"):
         parse(["on", "limits"], "line")
