@@ -339,6 +339,75 @@ held = {"grad": [model[0].weight.grad], "made": made}
         assert len(trained.answers[0].details["plans"]) == 2
 
 
+WHOLE = """
+from torch.utils.checkpoint import checkpoint
+class Whole(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = GPT()
+    def forward(self, *, words, labels=None, scale=2.0):
+        x = self.net.wte(words) + self.net.wpe[: words.shape[1]]
+        for block in self.net.h: x = checkpoint(block, x, use_reentrant=False)
+        logits = self.net.lm_head(self.net.ln_f(x))
+        return {"logits": logits, "loss": None if labels is None else loss_of(logits, labels) * scale, "scale": scale}
+torch.manual_seed(0)
+model = Whole()
+opt = torch.optim.AdamW(model.parameters(), 0.01, foreach=True)
+"""
+LOSS_WITHIN = """
+for epoch in range(2):
+    for x, y in loader:
+        out = model(words=x, labels=y)
+        opt.zero_grad()
+        out["loss"].backward()
+        opt.step()
+    if not epoch: average = copy.deepcopy(model)
+    with torch.no_grad():
+        for mean, one in zip(average.parameters(), model.parameters()): mean.lerp_(one, 0.5)
+        seen.append(average(words=X)["logits"].square().mean().item())
+"""
+
+
+@pytest.mark.parametrize("name", ["tensor", "pipeline"])
+def test_a_loss_that_the_model_gives_recomputed_activations_and_a_copy(two: Ranks, name: str) -> None:
+    here, there = make(12, 2), make(12, 2)
+    for names in (here, there):
+        exec(WHOLE, names)
+    exec(LOSS_WITHIN, here)
+    trained = run(two, there, LOSS_WITHIN, MESHES[name])
+    assert not trained.failed, trained.answers[0].text
+    assert furthest(here, there) < 1e-5
+    assert there["seen"] == pytest.approx(here["seen"], abs=1e-5)
+    given = [one["average"](words=one["X"])["logits"] for one in (here, there)]
+    assert torch.allclose(*given, atol=1e-4)
+    assert there["out"]["scale"] == 2.0
+    kept = [vars(one) for one in there["average"].modules()]
+    assert not any(value for own in kept for key, value in own.items() if "_hooks" in key)
+
+
+def test_an_optimizer_goes_on_on_another_mesh(two: Ranks) -> None:
+    here, there = make(12, 6, ADAMW), make(12, 2, ADAMW)
+    exec(LOOP, here)
+    kept = None
+    for mesh in (MESHES["tensor"], MESHES["pipeline"], MESHES["tensor"]):
+        assert not run(two, there, LOOP, mesh).failed
+        state = there["opt"].state[there["model"].wte.weight]["exp_avg"]
+        assert kept is None or state is kept
+        kept = state
+    assert furthest(here, there) < 1e-5
+    assert states_apart(here, there) < 1e-5
+
+
+def test_shares_of_a_batch_that_do_not_come_out_even(four: Ranks) -> None:
+    for name in ("data, tensor", "data, pipeline"):
+        here, there = make(9, 2), make(9, 2)
+        exec(LOOP, here)
+        trained = run(four, there, LOOP, MESHES[name], batch=9)
+        assert not trained.failed, trained.answers[0].text
+        assert furthest(here, there) < 1e-5
+        assert trained.answers[0].details["global_batches"] == [9]
+
+
 def test_random_numbers_are_alike_where_they_have_to_be(two: Ranks) -> None:
     """Of the cell on all ranks, and of no two columns that ranks share."""
     source = """

@@ -87,7 +87,6 @@ class Attention:
         """Queries, keys or values of this rank's heads [batch, heads, length, size]."""
         module = self._module
         one = one.unsqueeze(0) if alone else one if module.batch_first else one.transpose(0, 1)
-        self._cut.note(one)
         weight = local_of(module.in_proj_weight).chunk(3)[number]
         bias = None if module.in_proj_bias is None else local_of(module.in_proj_bias).chunk(3)[number]
         made = F.linear(self._cut.spread(one), weight, bias)

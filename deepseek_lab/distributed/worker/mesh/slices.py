@@ -43,7 +43,7 @@ class Cut:
         self.parts = 1 if mesh is None else num
         self.index = 0 if mesh is None else mesh.get_local_rank()
         self.num_bytes: int | None = None
-        """Of what goes between the ranks in a forward pass, and again in its backward pass, where that is counted."""
+        """Of what ranks add up in a forward pass and its backward pass, where that is counted."""
         self._spread: tuple[Tensor, int, bool, DTensor] | None = None
 
     # What a search listens to.
@@ -78,6 +78,8 @@ class Cut:
         if kept is not None and kept[0] is plain and kept[1:3] == (version, grad):
             return kept[3]
         assert self.mesh is not None
+        if plain.requires_grad:
+            self.note(plain)
         made = DTensor.from_local(plain, self.mesh, [Replicate()], run_check=False)
         self._spread = plain, version, grad, made
         return made

@@ -43,7 +43,6 @@ class Column(ColwiseParallel):
 
     def _enter(self, given: Any, wanted: Any, module: Any, inputs: Any, mesh: DeviceMesh) -> Any:
         (plain,) = wholes(inputs)
-        self._cut.note(plain)
         return self._cut.replicated(plain)
 
     def _leave(self, layouts: Any, local: bool, module: Any, output: Any, mesh: DeviceMesh) -> Any:
@@ -184,7 +183,6 @@ class Columns(_Linear):
         """What all ranks have, as it is."""
         self.hide(module)  # a call that raised has left them
         (plain,) = wholes(inputs)
-        self._cut.note(plain)
         shown: dict[str, Any] = {
             key: local_of(one) for key, one in module._parameters.items() if isinstance(one, DTensor)
         }

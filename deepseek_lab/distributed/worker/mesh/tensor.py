@@ -87,7 +87,7 @@ class Layers:
                 hint="%%deepseek distributed --strategy fsdp, or --strategy pipeline",
             )
         self._apply(root, found.groups)
-        num_bytes, self.cut.num_bytes = 2 * (self.cut.num_bytes or 0), None
+        num_bytes, self.cut.num_bytes = self.cut.num_bytes or 0, None
         return Split(found.groups, reasons, num_bytes, pass_s, self._tried_s)
 
     def _found(self, root: nn.Module, call: Callable[[], Any], within: Sequence[nn.Module]) -> Found:
