@@ -109,8 +109,8 @@ def _sections(report: LimitsReport) -> list[tuple[str, _tables.Table]]:
 
 
 def _row(report: LimitsReport, row: BatchRow) -> tuple[str, ...]:
-    speed = f"{row.samples_per_s:,.4g}" if row.samples_per_s else ""
-    span = f"{row.interval[0]:,.4g}-{row.interval[1]:,.4g}" if row.interval else ""
+    speed = _speed(row.samples_per_s) if row.samples_per_s else ""
+    span = "-".join(map(_speed, row.interval)) if row.interval else ""
     words = [
         "yours" if row.size == report.own else "",
         "largest safe" if row is report.largest and report.bound != "fixed" else "",
@@ -127,6 +127,10 @@ def _row(report: LimitsReport, row: BatchRow) -> tuple[str, ...]:
         _STATUS.get(row.status, row.status),
         ", ".join(filter(None, words)),
     )
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _rates(report: LimitsReport) -> _tables.Table:
@@ -187,7 +191,7 @@ def batches_svg(report: LimitsReport) -> str:
     fastest = max((speed for _, speed in speeds), default=0.0)
     limit = float(report.limit_bytes or 0) or max((peak for _, peak in peaks), default=0.0)
     for points, most, hue, name in (
-        (speeds, fastest, _ramps.HUES[0], f"of {fastest:,.4g} samples/s"),
+        (speeds, fastest, _ramps.HUES[0], f"of {_speed(fastest)} samples/s"),
         (peaks, limit, _ramps.HUES[1], f"memory of {_words.memory(limit)}"),
     ):
         if points and most > 0:

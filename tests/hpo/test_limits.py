@@ -699,7 +699,7 @@ def _report() -> LimitsReport:
         start_bytes=300 << 20,
         rows=[
             BatchRow(32, "safe", 1 << 30, 100.0, (90.0, 110.0), 0.32, 9),
-            BatchRow(128, "safe", 2 << 30, 180.0, (170.0, 190.0), 0.71, 9),
+            BatchRow(128, "safe", 2 << 30, 180.0, (170.0, 12345.6), 0.71, 9),
             BatchRow(256, "safe", int(3.1 * (1 << 30)), 181.0, (170.0, 190.0), 1.4, 9),
             BatchRow(512, "killed", None, reason="<b>its process</b> was ended"),
         ],
@@ -729,7 +729,14 @@ def test_the_page_is_static_and_escaped() -> None:
     parser.feed(page)
     parser.close()
     text = views.limits_text(_report())
-    for words in ("512", "ended", "together", "lr = ds.log(3e-4, 2e-2, default=4e-3)", "10% of it free"):
+    for words in (
+        "512",
+        "ended",
+        "170-12,346",
+        "together",
+        "lr = ds.log(3e-4, 2e-2, default=4e-3)",
+        "10% of it free",
+    ):
         assert words in text
     data = _report().to_dict()
     assert (data["largest"], data["fastest"]) == (256, 128)
