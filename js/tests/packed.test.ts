@@ -27,6 +27,7 @@ packer.text("op", ["relu", "<b>", "relu", "\\ud800 ü 漢"])
 packer.integers("line", [0, -7, 2**47, -(2**47)])
 packer.floats("time", [0.5, float("nan"), float("-inf"), 1e30])
 packer.references("inputs", [[], [0], [0, 1, 3], []])
+packer.lists("curve", [[], [0.5, float("nan")], [-3], []])
 packer.names("name", ["linear_1", "linear_7", "007", "12"])
 packer.names("other", ["", "x", "linear_99999999999999999999", "a\\n0"])
 `),
@@ -39,6 +40,9 @@ packer.names("other", ["", "x", "linear_99999999999999999999", "a\\n0"])
     const time = [...table.floats("time")];
     expect(time.slice(0, 3)).toEqual([0.5, NaN, -Infinity]);
     expect(time[3]).toBeCloseTo(1e30, -24);
+    const curve = table.lists("curve");
+    expect([...curve.starts]).toEqual([0, 0, 2, 3, 3]);
+    expect([...curve.values]).toEqual([0.5, NaN, -3]);
     const inputs = table.references("inputs");
     expect([...inputs.starts]).toEqual([0, 0, 1, 4, 4]);
     expect([...inputs.values]).toEqual([0, 0, 1, 3]);
@@ -86,6 +90,8 @@ describe("data that is not what it should be", () => {
     ["a number without an end", { name: "x", type: "int", bytes: 12 }, Array(12).fill(255), "integers"],
     ["a row that is not there", { name: "x", type: "ragged", bytes: 3 }, [1, 0, 9], "references"],
     ["more references than data", { name: "x", type: "ragged", bytes: 2 }, [127, 127], "references"],
+    ["lists that are cut off", { name: "x", type: "lists", bytes: 6 }, [1, 1, 0, 0, 0, 0], "lists"],
+    ["lists of more than there is", { name: "x", type: "lists", bytes: 2 }, [127, 127], "lists"],
     ["floats that are cut off", { name: "x", type: "float", bytes: 7 }, Array(7).fill(0), "floats"],
     ["another type", { name: "x", type: "float", bytes: 8 }, Array(8).fill(0), "text"],
     ["another name", { name: "y", type: "float", bytes: 8 }, Array(8).fill(0), "floats"],

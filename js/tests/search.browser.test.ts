@@ -51,7 +51,7 @@ describe("a search", () => {
     expect(Object.keys(found)).toEqual(["History", "Curves", "Parallel coordinates", "Slices"]);
     for (const colours of Object.values(found)) expect(colours).toBeGreaterThan(8);
     await shown.getByText("Trials", { exact: true }).click();
-    expect(await shown.getByRole("grid").getByRole("row").count()).toBeGreaterThan(8);
+    await shown.getByRole("grid").getByRole("row").nth(8).waitFor();
     expect(await violations(shown)).toEqual([]);
     const text = await shown.locator(".dsl-body").innerText();
     expect(text).toContain("accuracy 0.8970 → 0.9210");
@@ -214,7 +214,7 @@ describe("a live search", () => {
     expect(
       (await running.getByRole("row").allInnerTexts()).slice(1).map((row) => row.split("\t")[0]),
     ).toEqual(["10", "11"]);
-    await running.getByRole("button", { name: "End trial 11" }).click();
+    await running.getByRole("button", { name: "Prune trial 11" }).click();
     expect(await sent()).toEqual([{ do: "prune", trial: 11 }]);
     await shown.evaluate((packed) => {
       const { traits, hears } = window as unknown as {
@@ -224,12 +224,12 @@ describe("a live search", () => {
       traits["packed"] = packed;
       hears.get("change:packed")?.();
     }, told.later);
-    const asked = running.getByRole("button", { name: "End trial 11" });
+    const asked = running.getByRole("button", { name: "Trial 11" });
     await asked.filter({ hasText: "ends at its next step" }).waitFor();
     expect(await asked.isDisabled()).toBe(true);
     expect(await shown.locator(".dsl-progress").innerText()).toMatch(/11 of 60 configurations.*2 running/);
-    expect(await violations(shown)).toEqual([]);
-    await shown.getByRole("button", { name: /^End the search/ }).click();
+    expect(await violations(shown, ".dsl-search")).toEqual([]);
+    await shown.getByRole("button", { name: /^Stop the search/ }).click();
     expect(await sent()).toEqual([{ do: "prune", trial: 11 }, { do: "stop" }]);
     await shown.evaluate(() => (window as unknown as { again: () => void }).again());
     const late = shown.locator(".dsl-search").nth(1);

@@ -53,7 +53,7 @@ describe("a search in JupyterLab", () => {
     if (BESIDE) {
       // Before there are enough of them for a hopeless one to be ended by itself.
       await running
-        .getByRole("button", { name: /^End trial/ })
+        .getByRole("button", { name: /^Prune trial/ })
         .last()
         .click();
       await expect.poll(() => progress(page), { timeout: 20_000 }).toContain("1 stopped early");
@@ -99,7 +99,7 @@ describe("a search in JupyterLab", () => {
       await run(page, 1);
       await expect.poll(() => configs(page), { timeout: 60_000 }).toBeGreaterThan(0);
       await page
-        .getByRole("button", { name: /^End trial/ })
+        .getByRole("button", { name: /^Prune trial/ })
         .last()
         .click();
       await page.locator(".dsl-output > .dsl-note", { hasText: "hears no more than Stop" }).waitFor();

@@ -78,6 +78,7 @@ const figures = await page.evaluate(async (packed) => {
         plot.dispatchEvent(new PointerEvent("pointermove", at));
       }),
     );
+  window.benched = view;
   return {
     trials: view.state.trials.count,
     first_paint_ms: median(firsts),
@@ -86,6 +87,23 @@ const figures = await page.evaluate(async (packed) => {
     hover_ms: median(hovers),
   };
 }, news);
+/** Processor time of the page's main thread, in ms: what the machine does beside does not count. */
+const devtools = await page.context().newCDPSession(page);
+await devtools.send("Performance.enable", { timeDomain: "threadTicks" });
+const worked = async () => {
+  const { metrics } = await devtools.send("Performance.getMetrics");
+  return 1000 * metrics.find(({ name }) => name === "TaskDuration").value;
+};
+const before = await worked();
+await page.evaluate(async (packed) => {
+  for (const one of packed) {
+    const table = await measured.unpack(one);
+    benched.push(table);
+    benched.drawNow();
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  }
+}, news);
+figures.update_cpu_ms = ((await worked()) - before) / news.length;
 await browser.close();
 let missed = 0;
 for (const [name, value] of Object.entries(figures)) {

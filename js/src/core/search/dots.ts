@@ -6,13 +6,17 @@ import { type Box, CanvasSurface, type Surface } from "../surface";
 
 /** Points of one colour, x and y in turn. */
 export class Dots {
-  #points = new Float32Array(64);
+  #points: Float32Array;
   #length = 0;
 
+  /** `count` of them, or more. */
   constructor(
     readonly colour: string,
     readonly radius: number,
-  ) {}
+    count = 32,
+  ) {
+    this.#points = new Float32Array(Math.max(2, 2 * count));
+  }
 
   get count(): number {
     return this.#length / 2;

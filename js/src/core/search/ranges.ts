@@ -29,10 +29,10 @@ export function rangeAxis(state: SearchState, place: number): RangeAxis | undefi
   const space = state.spaces.get(name);
   if (words !== undefined) {
     const labels = [...new Set([...(space?.labels ?? []), ...words.list.slice(1)])];
-    const places = words.list.map((word) => {
-      const at = labels.indexOf(word);
-      return word === "" || at < 0 ? NaN : (at + 0.5) / labels.length;
-    });
+    const known = new Map(labels.map((label, at) => [label, at]));
+    const places = words.list.map((word) =>
+      word === "" ? NaN : ((known.get(word) ?? NaN) + 0.5) / labels.length,
+    );
     const every = Math.max(1, Math.ceil(labels.length / MARKED_CHOICES));
     return {
       name,

@@ -88,6 +88,7 @@ export class Running {
     found.cells.forEach((cell, place) => write(cell, texts[place] ?? ""));
     const asked = state.pruning.has(trial);
     write(found.prune, asked ? words.pruning : words.prune);
+    found.prune.ariaLabel = found.prune.title = asked ? words.prunesNow(trial) : words.prunes(trial);
     found.prune.hidden = !canPrune || trials.purposeOf(row) !== "search";
     found.prune.disabled = asked;
   }

@@ -3,12 +3,12 @@
 import { Axis, roomy } from "../charts/plane";
 import { tickLabel, ticks } from "../charts/numbers";
 import type { Box, Surface } from "../surface";
-import { drawDots, type Plot } from "./dots";
-import { legendOf, noteOf, Picture } from "./picture";
+import { Dots, drawDots, type Plot } from "./dots";
+import { legendOf, NEAR, noteOf, Picture } from "./picture";
 import { Places } from "./places";
-import { byImportance, rangeAxis } from "./ranges";
+import { byImportance, type RangeAxis, rangeAxis } from "./ranges";
 import { valuedWith } from "./ranking";
-import { colourOf, dotsOf, isShown, type Look, lookOf, type Stage } from "./stage";
+import { colourOf, isShown, type Look, lookOf, type Stage } from "./stage";
 import { words } from "./words";
 
 const SIZE = { width: 230, height: 150 };
@@ -16,8 +16,45 @@ const GAP = 10;
 const LEFT = 44;
 const MOST = 16;
 
+/** Those that run have no values yet. The later ones are on top. */
+const LOOKS: readonly Look[] = ["small", "stopped", "whole"];
+
+/** Trials of one look. */
+interface Part {
+  readonly look: Look;
+  readonly rows: readonly number[];
+  readonly heights: readonly number[];
+}
+
+/** Where trials stand in one of the plots; looked up only when somebody points at it. */
+class Slice {
+  #places: Places | undefined;
+
+  constructor(
+    readonly axis: RangeAxis,
+    readonly inner: Box,
+    readonly parts: readonly Part[],
+  ) {}
+
+  get places(): Places {
+    if (this.#places === undefined) {
+      const { axis, inner, parts } = this;
+      const made = new Places(parts.reduce((sum, { rows }) => sum + rows.length, 0));
+      for (const { rows, heights } of parts) {
+        rows.forEach((row, at) => {
+          const share = axis.share(row);
+          if (Number.isNaN(share)) return;
+          made.add(row, inner.x + share * inner.width, inner.y + (1 - (heights[at] ?? 0)) * inner.height);
+        });
+      }
+      this.#places = made;
+    }
+    return this.#places;
+  }
+}
+
 export class Slices extends Picture {
-  #slices: Places[] = [];
+  #slices: Slice[] = [];
   /** The slice in which keys move. */
   #current = 0;
 
@@ -55,13 +92,8 @@ export class Slices extends Picture {
     const across = (width - GAP * (columns - 1)) / columns;
     const { rows, values, span } = valuedWith(state, metric);
     const [low, high] = roomy(...span, false);
-    const shown = rows.filter((row) => isShown(this.stage, row));
-    const looks = Array.from(shown, (row) => lookOf(state, row));
-    const heights = Float32Array.from(
-      shown.length === rows.length ? values : values.filter((_, at) => isShown(this.stage, rows[at] ?? 0)),
-      (value) => Math.min(1, Math.max(0, (value - low) / (high - low))),
-    );
-    const used = new Set(looks);
+    const share = (value: number): number => Math.min(1, Math.max(0, (value - low) / (high - low)));
+    const parts = this.#partsOf(rows, values, share);
     const plots: Plot[] = [];
     this.#slices = [];
     places.slice(0, MOST).forEach((place, at) => {
@@ -73,30 +105,44 @@ export class Slices extends Picture {
       const y = new Axis(low, high, false, inner.y + inner.height, inner.y);
       this.#frame(surface, inner, y, axis.marks);
       surface.text(axis.name, inner.x, inner.y + inner.height + 28, 12, palette.text, inner.width, true);
-      const found = new Places(shown.length);
-      const groups = dotsOf(palette, 1.8, 2.5);
-      shown.forEach((row, one) => {
-        const share = axis.share(row);
-        if (Number.isNaN(share)) return;
-        const px = inner.x + share * inner.width;
-        const py = inner.y + (1 - (heights[one] ?? 0)) * inner.height;
-        groups.get(looks[one] ?? "small")?.add(px, py);
-        found.add(row, px, py);
+      const groups = parts.map(({ look, rows: some, heights }) => {
+        const dots = new Dots(colourOf(look, palette), look === "whole" ? 2.5 : 1.8, some.length);
+        for (let one = 0; one < some.length; one++) {
+          const along = axis.share(some[one] ?? 0);
+          if (Number.isNaN(along)) continue;
+          dots.add(inner.x + along * inner.width, inner.y + (1 - (heights[one] ?? 0)) * inner.height);
+        }
+        return dots;
       });
-      plots.push({ inner, groups: [...groups.values()] });
-      this.#slices.push(found);
+      plots.push({ inner, groups });
+      this.#slices.push(new Slice(axis, inner, parts));
     });
     drawDots(surface, plots, { width, height });
     this.#current = Math.min(this.#current, Math.max(0, this.#slices.length - 1));
     const more = places.length - MOST;
     const name = words.value(state.metrics[metric] ?? "", state.direction(metric));
-    const order: Look[] = ["whole", "small", "stopped"]; // those that run have no values yet
+    const order: readonly Look[] = ["whole", "small", "stopped"];
     return {
       note: noteOf([name, more > 0 ? words.more(more) : "", places.length === 0 ? words.empty : ""]),
       legend: order
-        .filter((look) => used.has(look))
+        .filter((look) => parts.some((part) => part.look === look))
         .map((look) => legendOf(colourOf(look, palette), words.looks[look])),
     };
+  }
+
+  /** Rows that are shown, by their look, with how high each stands. */
+  #partsOf(rows: Uint32Array, values: Float64Array, share: (value: number) => number): Part[] {
+    const { state } = this.stage;
+    const found = new Map<Look, { rows: number[]; heights: number[] }>(
+      LOOKS.map((look) => [look, { rows: [], heights: [] }]),
+    );
+    for (let at = 0; at < rows.length; at++) {
+      const row = rows[at] ?? 0;
+      const part = isShown(this.stage, row) ? found.get(lookOf(state, row)) : undefined;
+      part?.rows.push(row);
+      part?.heights.push(share(values[at] ?? NaN));
+    }
+    return Array.from(found, ([look, part]) => ({ look, ...part })).filter((part) => part.rows.length > 0);
   }
 
   #frame(surface: Surface, inner: Box, y: Axis, marks: readonly (readonly [number, string])[]): void {
@@ -125,7 +171,7 @@ export class Slices extends Picture {
   }
 
   protected emphasise(surface: Surface, row: number): void {
-    for (const places of this.#slices) {
+    for (const { places } of this.#slices) {
       const at = places.of(row);
       if (at === undefined) continue;
       const box = { x: at[0] - 5, y: at[1] - 5, width: 10, height: 10 };
@@ -134,7 +180,8 @@ export class Slices extends Picture {
   }
 
   protected near(x: number, y: number): number {
-    for (const [number, places] of this.#slices.entries()) {
+    for (const [number, { inner, places }] of this.#slices.entries()) {
+      if (y < inner.y - NEAR || y > inner.y + inner.height + NEAR) continue;
       const found = places.near(x, y);
       if (found < 0) continue;
       this.#current = number;
@@ -149,6 +196,6 @@ export class Slices extends Picture {
       this.#current = (this.#current + (key === "PageDown" ? 1 : count - 1)) % count;
       return row;
     }
-    return this.#slices[this.#current]?.follow(key, row);
+    return this.#slices[this.#current]?.places.follow(key, row);
   }
 }

@@ -21,10 +21,11 @@ export const words = {
   endedBy: (reason: string): string =>
     ["stopped", "interrupted"].includes(reason) ? reason : `ended by ${reason}`,
   stop: "Stop",
-  stops: "End the search; what it has found stays",
+  stops: "Stop the search; what it has found stays",
   prune: "Prune",
-  prunes: (trial: number): string => `End trial ${trial} when it says how far it is`,
+  prunes: (trial: number): string => `Prune trial ${trial}: it ends when it says how far it is`,
   pruning: "ends at its next step",
+  prunesNow: (trial: number): string => `Trial ${trial} ends at its next step`,
   filter: "Filter: text, or lr>0.01",
   filterHelp:
     "Show only these trials in all pictures: words must all occur; comparisons are column>3, column=text, column=missing",
