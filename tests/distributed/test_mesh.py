@@ -414,10 +414,10 @@ def test_random_numbers_are_alike_where_they_have_to_be(two: Ranks) -> None:
 class Noise(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
-        for one in (self.first, self.second): nn.init.eye_(one.weight)
-        self.drop = nn.Dropout(0.5)
-    def forward(self, x): return self.second(self.drop(self.first(x)))
+        self.first = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Dropout(0.5))
+        self.second = nn.Linear(64, 64, bias=False)
+        for one in (self.first[0], self.second): nn.init.eye_(one.weight)
+    def forward(self, x): return self.second(self.first(x))
 model = Noise()
 for _ in range(4):
     out = model(torch.ones(8, 64))

@@ -128,6 +128,15 @@ class TestCells:
                 "%%deepseek distributed --strategy fsdp --exchange int8 --allow-lossy\n1",
                 "%%deepseek distributed --strategy fsdp, or %%deepseek distributed --exchange int8",
             ),
+            (
+                "%%deepseek distributed --strategy tensor --allow-lossy\n1",
+                "with --strategy tensor gradients go exactly",
+            ),
+            (
+                "%%deepseek distributed --mesh data=2,tensor=2\n1",
+                "--mesh data=2,tensor=2 is for 4 ranks, and 2 run",
+            ),
+            ("%%deepseek distributed --micro-batches 4\n1", "--strategy pipeline --micro-batches 4"),
             ("%deepseek ranks resize", "resize needs a number, and none was given"),
             ("%deepseek ranks resize all", "'all' is none"),
             ("%deepseek ranks resize 0", "there cannot be 0 ranks"),
@@ -212,6 +221,27 @@ class TestTraining:
             told = [(one["name"], one["line"], one["num_bytes"], one["state"]) for one in found[-6:]]
             assert told == [("all_reduce", 4, 712, "ended")] * 6, "the line of the notebook's cell"
             assert record["ranks"][rank]["groups"]["0"] == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ("--strategy tensor", "split in 1 groups: f by columns, then g by rows"),
+            (
+                "--mesh pipeline=2 --micro-batches 5",
+                "rank 1 (pipeline 1): g; parameters 136 B, optimizer states 272 B",
+            ),
+        ],
+    )
+    def test_a_model_on_a_mesh_is_the_notebooks_own_again(self, ranks: Kernel, flags: str, told: str) -> None:
+        ranks.ok("steps = opt.state[weight]['step'].item() if opt.state else 0")
+        outcome = ranks.ok(f"%%deepseek distributed {flags}\n{TRAIN}")
+        assert told in outcome.stdout
+        head, note, *_ = last(outcome)["text/plain"].splitlines()
+        assert head.startswith("distributed  2 ranks  12 updates  batch 10  ")
+        assert note.startswith("each rank held at most ")
+        kinds = "type(model) is Net, type(weight) is nn.Parameter, weight is model.f.weight, type(loss) is torch.Tensor"
+        assert ranks.value(kinds) == "(True, True, True, True)"
+        assert ranks.value("opt.state[weight]['step'].item() - steps") == "12.0"
 
     def test_a_model_that_was_sharded_is_the_notebooks_own_again(self, ranks: Kernel) -> None:
         ranks.ok("steps = opt.state[weight]['step'].item()")

@@ -88,7 +88,7 @@ class Told:
             )
         if self.groups:
             lines.append(
-                f"  split in {len(self.groups)} groups: {'; '.join(self.groups[:2])}{_more(self.groups[2:])}"
+                f"  split in {len(self.groups)} {'group' if len(self.groups) == 1 else 'groups'}: {'; '.join(self.groups[:2])}{_more(self.groups[2:])}"
             )
         if self.whole:
             lines.append(f"  not split{reasons_told(self.whole)}".replace("\n", "\n  "))
