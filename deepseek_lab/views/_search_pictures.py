@@ -93,6 +93,13 @@ def _span(values: Iterable[float], direction: str) -> Scale:
     return Scale(*_plane.roomy((min(best, end), max(best, end))))
 
 
+def _span_of(report: SearchReport, rows: Sequence[TrialRow]) -> Scale:
+    """Of the values that trials ended with; what was reached where one was stopped may lie beyond."""
+    ended = [row for row in rows if row.status == "complete"]
+    shown = ended if len(ended) > 2 else rows
+    return _span((value for row in shown if (value := _value(row)) is not None), _direction(report))
+
+
 def _dots(points: Iterable[tuple[float, float]], hue: str, size: float, opacity: float = 1.0) -> str:
     path = "".join(f"M{x:g} {y:g}h0" for x, y in points)
     if not path:
@@ -153,7 +160,7 @@ def history(report: SearchReport) -> str:
     """Values by trial with the best so far; small trials are pale, those that failed are crosses at the foot."""
     rows = tried(report)
     box = Box(62, 26, WIDTH - 74, 190)
-    scale = _span((value for row in rows if (value := _value(row)) is not None), _direction(report))
+    scale = _span_of(report, rows)
     numbers = [row.trial for row in report.rows.values() if row.purpose != "repeat"] or [0]
     across = Scale(min(numbers) - 0.5, max(numbers) + 0.5)
 
@@ -325,7 +332,7 @@ def slices(report: SearchReport) -> str:
     """For each range a small plot of values by what it was."""
     rows = tried(report)
     names = _search_line.order(report)
-    scale = _span((value for row in rows if (value := _value(row)) is not None), _direction(report))
+    scale = _span_of(report, rows)
     columns, width, height = 3, 206, 150
     shown = names[:MAX_SLICES]
     whole = [row for row in rows if row.whole and row.status == "complete"]

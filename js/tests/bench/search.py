@@ -16,7 +16,9 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     made, packing = Made().begin(20_000), SearchPacking()
     while made.num < 10_000:
-        made.search(1, small=False) if made.num % 4 else made.trial(f"small {made.num}", made.draw(), cost=1 / 9)
+        made.search(1, small=False) if made.num % 4 else made.trial(
+            f"small {made.num}", made.draw(), cost=1 / 9
+        )
     seen = len(made.log.since())
     page = _page.page("search", "search", packing.packed(made.log.since(), state="live"))
     assert page is not None

@@ -30,7 +30,9 @@ export class History extends Picture {
     const { rows, values, span } = valuedWith(state, metric);
     const y = new Axis(...roomy(...span, false), false, inner.y + inner.height, inner.y);
     let [first, last] = [Infinity, -Infinity];
-    for (const number of trials.trial.upTo(trials.count)) {
+    for (let row = 0; row < trials.count; row++) {
+      if (trials.purposeOf(row) === "repeat") continue;
+      const number = trials.trial.get(row);
       if (number < first) first = number;
       if (number > last) last = number;
     }

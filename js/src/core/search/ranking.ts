@@ -26,7 +26,10 @@ export function valuedWith(state: SearchState, metric: number): Valued {
   return once(state, `valued ${metric}`, () => {
     const rows = valued(state, metric);
     const values = Float64Array.from(rows, (row) => state.trials.value(row, metric));
-    return { rows, values, span: spanOf(values, state.direction(metric) === "max") };
+    // What was reached where a trial was stopped, or by now, may lie beyond.
+    const ended = values.filter((_, at) => state.trials.statusOf(rows[at] ?? 0) === "complete");
+    const shown = ended.length > 2 ? ended : values;
+    return { rows, values, span: spanOf(shown, state.direction(metric) === "max") };
   });
 }
 
