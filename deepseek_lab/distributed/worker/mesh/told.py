@@ -87,9 +87,9 @@ class Told:
                 f"{states}"
             )
         if self.groups:
-            lines.append(
-                f"  split in {len(self.groups)} {'group' if len(self.groups) == 1 else 'groups'}: {'; '.join(self.groups[:2])}{_more(self.groups[2:])}"
-            )
+            word = "group" if len(self.groups) == 1 else "groups"
+            shown = "; ".join(self.groups[:2])
+            lines.append(f"  split in {len(self.groups)} {word}: {shown}{_more(self.groups[2:])}")
         if self.whole:
             lines.append(f"  not split{reasons_told(self.whole)}".replace("\n", "\n  "))
         if self.costs:
