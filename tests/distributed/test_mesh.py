@@ -146,7 +146,7 @@ def states_apart(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def trains_alike(ranks: Ranks, mesh: Mesh, optimizer: str) -> Trained:
-    here, there = make(12, 3, optimizer), make(12 // mesh.data, 3, optimizer)
+    here, there = make(12, 2, optimizer), make(12 // mesh.data, 2, optimizer)
     exec(LOOP, here)
     model, weight = there["model"], there["model"].wte.weight
     trained = run(ranks, there, LOOP, mesh)
@@ -400,7 +400,7 @@ def test_an_optimizer_goes_on_on_another_mesh(two: Ranks) -> None:
 
 def test_shares_of_a_batch_that_do_not_come_out_even(four: Ranks) -> None:
     for name in ("data, tensor", "data, pipeline"):
-        here, there = make(9, 2), make(9, 2)
+        here, there = make(9, 1), make(9, 1)
         exec(LOOP, here)
         trained = run(four, there, LOOP, MESHES[name], batch=9)
         assert not trained.failed, trained.answers[0].text

@@ -225,7 +225,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("flags", "told"),
         [
-            ("--strategy tensor", "split in 1 groups: f by columns, then g by rows"),
+            ("--strategy tensor", "split in 1 group: f by columns, then g by rows"),
             (
                 "--mesh pipeline=2 --micro-batches 5",
                 "rank 1 (pipeline 1): g; parameters 136 B, optimizer states 272 B",
