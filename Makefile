@@ -14,7 +14,8 @@ JLPM := cd js && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm
 EXTENSION := $(VENV)/share/jupyter/labextensions/deepseek-lab
 CHROMIUM ?= /usr/bin/chromium
 # Tests that may run two at a time: those of the engine wait for a builder that stands back for whoever else computes.
-APART := $(addprefix tests/,architectures base capture distributed kernels memory/devices server views)
+APART := $(addprefix tests/,architectures base capture distributed hpo inspector kernels measure memory/devices monitor \
+	server views)
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 HAS_HEADERS = $(PYTHON) -c 'import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -83,7 +84,9 @@ class Sampling:
         """Whether each set of ranges that are asked for together is chosen from by itself, which takes longer."""
         self._size = 0
         """Trials of the study."""
-        self._directions = ["maximize" if one == "max" else "minimize" for one in directions]
+        self._directions: list[Literal["minimize", "maximize"]] = [
+            "maximize" if one == "max" else "minimize" for one in directions
+        ]
         self._sampler = self._made(name, seed)
         self._spaces: dict[str, Space] = {}
         self._known: dict[str, Judged] = {}
@@ -108,7 +111,7 @@ class Sampling:
                     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTS)
                 case "cmaes":
                     try:
-                        import cmaes  # noqa: F401
+                        __import__("cmaes")
                     except ImportError:
                         raise MissingPackageError(
                             "cmaes", extra="hpo", needed_for="--sampler cmaes"
@@ -121,6 +124,11 @@ class Sampling:
         return optuna.create_study(
             storage=optuna.storages.InMemoryStorage(), directions=self._directions, sampler=self._sampler
         )
+
+    def reseed(self, seed: int) -> None:
+        """Go on with other random numbers."""
+        self._seed = seed
+        self._study.sampler = self._sampler = self._made(self.name, seed)
 
     def draw(self, config: str) -> Draw:
         """Begin to choose a configuration."""

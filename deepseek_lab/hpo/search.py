@@ -174,6 +174,8 @@ class Search:
         self._old_names = set(self._record.spaces)
         for entry in found:
             self._take(entry)
+        if found:
+            self._sampling.reseed(self._fresh_seed())
         if options.limit_s is not None:
             self._until_s = began_s + options.limit_s
         places: Workers | None = None
@@ -439,9 +441,15 @@ class Search:
             small_s = self._ladder.sizes[0].cost * entry.seconds
             name = suits(small_s, self._ladder.num, self._record.spaces)
         if name != self._sampling.name or self._ladder.top:
-            self._sampling = Sampling(
-                name, options.seed, ("min",) if self._ladder.top else options.directions
-            )
+            told = ("min",) if self._ladder.top else options.directions
+            self._sampling = Sampling(name, self._fresh_seed(), told)
+            for earlier in self._entries[:-1]:
+                if earlier.purpose != "repeat" and not self._ladder.top:
+                    self._sampling.add(self._judged(earlier), self._record.spaces)
+
+    def _fresh_seed(self) -> int:
+        """Another one whenever something is known: a search that goes on does not draw again what it drew at first."""
+        return self._options.seed + 7_919 * len(self._entries)
 
     def _placed(self) -> list[Judged]:
         """All configurations as the sampler is to see them where trials differ in size: by their places."""

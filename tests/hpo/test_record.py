@@ -193,7 +193,7 @@ for step in range(8):
 if __name__ == "__main__":
     record = Record("study")
     record.begin(SOURCE, "<cell>", ("loss",), ("min",))
-    options = Options(("loss",), ("min",), trials=40, workers=2, repeats=0)
+    options = Options(("loss",), ("min",), trials=24, workers=2, repeats=0)
     task = Task(SOURCE, "<cell>", ("loss",), None, ("loss",))
     search = Search(task, Sealed(Luggage({}, []).pack()), options, record, ev.EventLog())
     print("ready", flush=True)
@@ -209,7 +209,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_is_counted_twice(
     script.write_text(SEARCH)
     draw = random.Random(7)
     seen: dict[tuple[str, int], tuple[float, ...]] = {}
-    for kill in [True, True, True, False]:
+    for kill in [True, True, False]:
         process = subprocess.Popen(
             [sys.executable, str(script)],
             env={**os.environ, "DEEPSEEK_LAB_CACHE_DIR": str(store), "OMP_NUM_THREADS": "1"},
@@ -220,7 +220,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_is_counted_twice(
         assert process.stdout.readline() == "ready\n"
         children = []
         if kill:
-            time.sleep(1.5 + 1.5 * draw.random())
+            time.sleep(1.2 + 1.0 * draw.random())
             children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGKILL)
         last = process.stdout.read()
@@ -231,6 +231,6 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_is_counted_twice(
         seen = now
         psutil.wait_procs(children, timeout=10)
         assert not [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    assert len({config for config, _ in seen}) == 40
+    assert len({config for config, _ in seen}) == 24
     best = min(one.values[0] for one in read() if one.whole)
     assert float(last.split()[1]) == best

@@ -188,6 +188,16 @@ def test_the_same_study_goes_on_and_counts_nothing_twice(look: Look) -> None:
     assert [one.purpose for one in entries].count("defaults") == 1
 
 
+def test_no_configuration_is_drawn_twice(look: Look) -> None:
+    look(CURVE, trials=5, workers=2)
+    look(CURVE, trials=12, workers=2)
+    record = Record("study")
+    record.load()
+    drawn = {one.config: one.params["lr"] for one in record.news()}
+    assert len(drawn) >= 12
+    assert len(set(drawn.values())) == len(drawn)
+
+
 def test_a_study_replayed_tells_what_its_search_told(look: Look) -> None:
     done = look(CURVE, trials=10, repeats=2)
     record = Record("study")

@@ -266,7 +266,7 @@ def _record(command: Command, name: str | None) -> Record:
 def _listed(command: Command) -> Shown:
     from deepseek_lab.hpo import record as records
 
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for name in records.names():
         record = records.Record(name, command.text("storage"))
         try:
