@@ -20,6 +20,7 @@ from deepseek_lab.hpo.trial import Job, Outcome
 from deepseek_lab.hpo.worker import Bench
 from deepseek_lab.processes.sealed import Sealed
 
+_ATTEMPTS = 3
 _STARTS_S = 180.0
 """A worker that is not ready after so long never will be."""
 
@@ -148,8 +149,8 @@ class Processes:
         try:
             for _ in range(size):
                 self._workers.append(self._start())
-            for worker in self._workers:
-                worker.hello()
+            for index in range(size):
+                self._greet(index)
         except BaseException:
             self.close()
             raise
@@ -157,6 +158,18 @@ class Processes:
     def _start(self) -> _Worker:
         threads = max(1, len(os.sched_getaffinity(0)) // self.size)
         return _Worker(self._task, self._sealed, threads)
+
+    def _greet(self, index: int) -> None:
+        """Wait until a worker is ready; one that ends before is started again."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._workers[index].hello()
+                return
+            except RuntimeError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                self._workers[index].kill()
+                self._workers[index] = self._start()
 
     def free(self) -> bool:
         return any(worker.job is None for worker in self._workers)
@@ -167,9 +180,9 @@ class Processes:
                 if not worker.alive():
                     worker.kill()
                     self._homes = {number: home for number, home in self._homes.items() if home != index}
-                    worker = self._workers[index] = self._start()
-                    worker.hello()
-                worker.begin(job)
+                    self._workers[index] = self._start()
+                    self._greet(index)
+                self._workers[index].begin(job)
                 return
         raise RuntimeError("no worker is free")
 

@@ -18,6 +18,7 @@ from deepseek_lab.base.search import SearchReport
 from deepseek_lab.hpo.record import Record
 from deepseek_lab.hpo.replay import events_of
 from deepseek_lab.hpo.search import CellFails
+from deepseek_lab.hpo.workers import Processes
 from tests.hpo.searched import CURVE, PLAIN, Look
 
 
@@ -295,6 +296,25 @@ accuracy = x
     killed = [row for row in result.rows.values() if "SIGKILL" in row.error]
     assert killed
     assert result.num("complete") + len(killed) == 8
+
+
+def test_a_worker_that_dies_while_it_starts_is_started_again(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = []
+    plain = Processes._start
+
+    def start(self: Processes) -> Any:
+        worker = plain(self)
+        if len(killed) < 2:
+            killed.append(worker)
+            worker._process.kill()
+        return worker
+
+    monkeypatch.setattr(Processes, "_start", start)
+    result = look(PLAIN, metrics=("loss",), directions=("min",), trials=4, workers=1).result
+    assert len(killed) == 2
+    assert result.num("complete") == 4
 
 
 def test_a_hung_trial_is_ended(look: Look) -> None:
