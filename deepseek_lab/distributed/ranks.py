@@ -553,6 +553,12 @@ class Ranks:
             case "announce":
                 for number in range(len(self)):
                     self._send(number, Message("save", message.fields))
+            case "can save":
+                request = self._requests.get(message.fields["request"])
+                go = None if request is None else request.can_save(one.number, message.fields, len(self))
+                if go is not None:
+                    for number in range(len(self)):
+                        self._send(number, Message("decided", {**message.fields, "go": go}))
             case "saved":
                 request = self._requests.get(message.fields["request"])
                 if request is not None:

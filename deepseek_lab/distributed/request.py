@@ -56,6 +56,7 @@ class Request:
         self.said: collections.deque[tuple[int, str, str]] = collections.deque()
         self.saved: Saved | None = None
         """The last place that all ranks have saved."""
+        self._can_save: dict[Any, dict[int, bool]] = {}
         self._saving: dict[Any, dict[int, tuple[dict[str, Any], Sequence[Any]]]] = {}
         self.asked: Asked | None = None
         """Records that were asked for when it was interrupted."""
@@ -75,6 +76,15 @@ class Request:
                     listener(*part)
                 except Exception as error:
                     self.unheard = error
+
+    def can_save(self, rank: int, fields: dict[str, Any], size: int) -> bool | None:
+        """A rank has said whether a place is still to come; gives whether all can save there, when all have said it."""
+        place = fields["place"]
+        said = self._can_save.setdefault((tuple(place["path"]), tuple(place["turns"])), {})
+        said[rank] = fields["can"]
+        while len(self._can_save) > 2:
+            del self._can_save[next(iter(self._can_save))]
+        return all(said.values()) if len(said) == size else None
 
     def save(self, rank: int, fields: dict[str, Any], payload: Sequence[Any], size: int) -> None:
         """A rank has saved where it is."""

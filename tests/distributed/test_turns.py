@@ -61,6 +61,7 @@ class Everywhere(Turns):
 
     def _turned(self, path: Path) -> None:
         self.save_at = self._ahead(path, 1)
+        self.decide(None, go=True)
         super()._turned(path)
 
 

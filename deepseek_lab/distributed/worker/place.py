@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any
 
-_BETWEEN = ("distributed/worker/store.py", "distributed/worker/flight.py")
-"""What asks the notebook, or waits for a work, for whoever called it."""
+_BETWEEN = tuple(f"distributed/worker/{name}.py" for name in ("store", "flight", "local_steps", "choice"))
+"""What asks the notebook, or waits for a work or a mean, for whoever called it."""
 
 
 def place(frame: FrameType | None, file: str) -> dict[str, Any]:

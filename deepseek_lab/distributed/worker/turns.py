@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import pickle
+import queue
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,8 +24,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from deepseek_lab.distributed.worker.loaders import Shares, given
 
 _OVER, _AGAIN, _DUE = "__deepseek_over__", "__deepseek_again__", "__deepseek_due__"
-_LOOK_S, _AHEAD_S = 0.2, 0.5
-"""How often the rank that leads looks whether it is time to save, and how long it takes to tell the others."""
+_LOOK_S, _AHEAD_S, _MOST_AHEAD_S = 0.2, 0.5, 8.0
+"""How often the rank that leads looks whether it is time to save, and how long it takes to tell the others: at first,
+and at most, where that was too late.
+"""
 Path = tuple[int, ...]
 """A loop: the number of its statement in the cell, or after that of the loop around it, in that one's body."""
 
@@ -130,6 +134,13 @@ class Turns:
         self._bound: dict[Path, dict[str, Any]] = {}
         """What the targets of loops stood for where it goes on, by the loop in their body where that is."""
         self.save_at: Place | None = None
+        self._told: Place | None = None
+        """The last place that was told."""
+        self._verdict: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """Whether to save there."""
+        self._ahead_s = _AHEAD_S
+        self._lock = threading.Lock()
+        """Held where a turn is counted, so that a place is told either before it is passed or after."""
         self._said: Place | None = None
         self._looked_s = self._saved_s = time.monotonic()
 
@@ -160,9 +171,24 @@ class Turns:
         """What the changed cell calls."""
         return {_OVER: self._over, _AGAIN: self._again, _DUE: self._due}
 
-    def tell(self, place: Mapping[str, Any]) -> None:
-        """Save at that place; called from another thread."""
-        self.save_at = Place.of(place)
+    def tell(self, place: Mapping[str, Any]) -> bool:
+        """Save at that place if all ranks can, which :meth:`decide` will say; called from another thread.
+
+        Returns:
+            Whether it is still to come. Saving may be something that ranks do together, so all do it or none.
+        """
+        at = Place.of(place)
+        with self._lock:
+            if not self._is_ahead(at):
+                return False
+            self.save_at = self._told = at
+            self._verdict = queue.SimpleQueue()
+            return True
+
+    def decide(self, place: Mapping[str, Any] | None, *, go: bool) -> None:
+        """All ranks have said whether a place is still to come; None is whatever is waited for. From another thread."""
+        if place is None or Place.of(place) == self._told:
+            self._verdict.put(go)
 
     def _follow(self, body: list[ast.stmt], around: Path) -> None:
         for index, statement in enumerate(body):
@@ -245,15 +271,20 @@ class Turns:
 
     def _turned(self, path: Path) -> None:
         loop, count = self._loops[path], self._updates.count
-        loop.done += 1
+        with self._lock:
+            loop.done += 1
+            here = self.save_at is not None and self.save_at == self._at(path)
         updated, loop.num_updates = count > loop.num_updates, count
         # In a loop that is a part of an update there is more than what can be saved.
         whole = updated or len(path) == 1
-        if self.save_at is not None and self.save_at == self._at(path):
-            if whole and self._updates.complete:
-                self._save_here(self.save_at)
+        if here and not (whole and self._updates.complete):
+            self.save_at = self._ahead(path, 1)
+        elif here:
+            if self._verdict.get():
+                self._save_here(self._at(path))
             else:
-                self.save_at = self._ahead(path, 1)
+                self._ahead_s = min(2 * self._ahead_s, _MOST_AHEAD_S)
+            self.save_at = None
         if self._leads and whole and time.monotonic() - self._looked_s > _LOOK_S:
             self._look(path)
 
@@ -275,7 +306,6 @@ class Turns:
             "numpy": np.random.get_state(),
         }
         self._save(place, pickle.dumps(state))
-        self.save_at = None
         self._saved_s = time.monotonic()
 
     def _look(self, path: Path) -> None:
@@ -286,6 +316,16 @@ class Turns:
             self._said = self._soon(path)
             self._announce(self._said)
 
+    def _is_ahead(self, place: Place) -> bool:
+        """Whether a place is still to come, for certain."""
+        for depth, turn in enumerate(place.turns):
+            loop = self._loops.get(place.path[: depth + 1])
+            if loop is None or loop.done < turn:
+                return True
+            if loop.done > turn:
+                return False
+        return False
+
     def _waits(self, said: Place | None, path: Path) -> bool:
         """Whether a place is still to come, as far as the loop and those around it tell."""
         if said is None or path[: len(said.path)] != said.path:
@@ -295,7 +335,7 @@ class Turns:
 
     def _soon(self, path: Path) -> Place:
         """A place that all ranks hear of before they come to it."""
-        num = max(1, min(1000, int(_AHEAD_S / self._loops[path].turn_s)))
+        num = max(1, min(1000, int(self._ahead_s / self._loops[path].turn_s)))
         length = self._lengths.get(path, 0)
         if len(path) > 1 and length and self._loops[path].done + num > length:
             return self._soon(path[:-1])

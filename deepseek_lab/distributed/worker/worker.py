@@ -217,11 +217,17 @@ class Worker:
             case "unblock":
                 if self._request == message.fields["request"]:
                     self.group.unblock()
+                    if self._turns is not None:
+                        self._turns.decide(None, go=False)
             case "met":
                 self.group.heard(message)
             case "save":
+                turns = self._turns if self._request == message.fields["request"] else None
+                can = turns is not None and turns.tell(message.fields["place"])
+                self._channel.send(Message("can save", {**message.fields, "can": can}))
+            case "decided":
                 if self._turns is not None and self._request == message.fields["request"]:
-                    self._turns.tell(message.fields["place"])
+                    self._turns.decide(message.fields["place"], go=message.fields["go"])
             case "record":
                 self._channel.send(Message("recorded", self._record(message.fields)))
             case "exit":
