@@ -23,7 +23,7 @@ from deepseek_lab.hpo.replay import ended_event, space_event
 from deepseek_lab.hpo.sampling import Draw, Judged, Sampling, suits
 from deepseek_lab.hpo.spaces import Plain, Space
 from deepseek_lab.hpo.trial import Job, Outcome
-from deepseek_lab.hpo.workers import Task, Workers, workers
+from deepseek_lab.hpo.workers import Task, Workers, random_streams, workers
 from deepseek_lab.processes.sealed import Sealed
 
 FEW = 3
@@ -109,7 +109,8 @@ class Search:
         num = options.trials if options.trials or options.limit_s else TRIALS
         self._ladder = Ladder((WHOLE,), self._largest, num)
         first = "tpe" if options.sampler == "auto" else options.sampler
-        self._sampling = Sampling(first, options.seed, options.directions)
+        with random_streams():  # packages draw from them when they are imported
+            self._sampling = Sampling(first, options.seed, options.directions)
         self._numbers = itertools.count()
         self._jobs: dict[int, _Running] = {}
         self._entries: list[Entry] = []
@@ -181,12 +182,13 @@ class Search:
         places: Workers | None = None
         reason = ""
         try:
-            places = workers(self._task, self._sealed, self, options.workers, options.timeout_s)
-            self._search(places)
-            if self._stop.is_set():
-                reason = "stopped"
-                return None
-            return self._compare(places)
+            with random_streams():
+                places = workers(self._task, self._sealed, self, options.workers, options.timeout_s)
+                self._search(places)
+                if self._stop.is_set():
+                    reason = "stopped"
+                    return None
+                return self._compare(places)
         except KeyboardInterrupt:
             reason = "interrupted"
             return None

@@ -89,12 +89,11 @@ class Here:
         job, self._job = self._job, None
         if job is None:
             return []
-        with _random_streams():
-            outcome = self._bench.run(
-                job,
-                lambda name, space: self._listener.ask(job, name, space),
-                lambda step, value: self._listener.report(job, step, value),
-            )
+        outcome = self._bench.run(
+            job,
+            lambda name, space: self._listener.ask(job, name, space),
+            lambda step, value: self._listener.report(job, step, value),
+        )
         if job.keep:
             self._kept.add(job.number)
         return [(job, outcome)]
@@ -111,7 +110,7 @@ class Here:
 
 
 @contextlib.contextmanager
-def _random_streams() -> Iterator[None]:
+def random_streams() -> Iterator[None]:
     """Leave the random streams of this process as they are."""
     import random
 

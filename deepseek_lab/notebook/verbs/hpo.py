@@ -105,8 +105,11 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
         )
     name = command.text("name")
     name = records.check_name(name) if name is not None else f"search-{dt.datetime.now():%Y%m%d-%H%M%S}"
-    record = records.Record(name, command.text("storage"))
-    return _search(command, host, cell, source, record, metrics, directions)
+    from deepseek_lab.hpo.workers import random_streams
+
+    with random_streams():  # packages draw from them when they are imported
+        record = records.Record(name, command.text("storage"))
+        return _search(command, host, cell, source, record, metrics, directions)
 
 
 def need() -> None:
