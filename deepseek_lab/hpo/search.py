@@ -156,6 +156,10 @@ class Search:
             CellFails: the cell does not run with its defaults.
             StudyChanged: the study has other ranges.
         """
+        with random_streams():
+            return self._run()
+
+    def _run(self) -> Kept | None:
         options = self._options
         began_s = time.monotonic()
         found = self._record.news()
@@ -182,13 +186,12 @@ class Search:
         places: Workers | None = None
         reason = ""
         try:
-            with random_streams():
-                places = workers(self._task, self._sealed, self, options.workers, options.timeout_s)
-                self._search(places)
-                if self._stop.is_set():
-                    reason = "stopped"
-                    return None
-                return self._compare(places)
+            places = workers(self._task, self._sealed, self, options.workers, options.timeout_s)
+            self._search(places)
+            if self._stop.is_set():
+                reason = "stopped"
+                return None
+            return self._compare(places)
         except KeyboardInterrupt:
             reason = "interrupted"
             return None
