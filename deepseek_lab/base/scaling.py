@@ -47,6 +47,32 @@ class Checked:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshOutcome:
+    """Ranks that share layers, are stages of a pipeline, or copies of both."""
+
+    mesh: str
+    micro_batches: int
+    """0 where there are no stages."""
+    typed: str
+    """The flags of ``%%deepseek distributed`` that take it."""
+    num_groups: int
+    """Of layers that are shared."""
+    shared: float
+    """The part of the parameters that is in them; 0 to 1."""
+    held_bytes: int
+    """Parameters, gradients and AdamW's states of the rank that has most of them."""
+    layers_s: float
+    """Of a step, in which sums within layers are under way on one rank."""
+    copies_s: float
+    """In which gradients of copies are averaged."""
+    bubble: float
+    """The part of its passes in which a stage waits; 0 to 1."""
+    step_s: float
+    efficiency: float
+    """Samples a second beside as many times those of one rank; 0 to 1."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ScalingPlan:
     """How a model trains data-parallel, as predicted."""
 
@@ -69,6 +95,8 @@ class ScalingPlan:
     curve: tuple[ScalingPoint, ...]
     assumptions: tuple[str, ...]
     checked: Checked | None
+    meshes: tuple[MeshOutcome, ...] = ()
+    """Beside data parallelism, where one was asked for."""
 
     @property
     def best_exact(self) -> WayOutcome:

@@ -566,6 +566,13 @@ VERBS: dict[str, Verb] = {
                     "RATE",
                     default="100Gbit/s",
                 ),
+                Flag(
+                    "mesh",
+                    "also ranks that share layers, stages of a pipeline and copies, as in data=4,tensor=4",
+                    "text",
+                    "NAME=N,...",
+                ),
+                Flag("micro-batches", "parts of a batch that go through the stages", "int", "N"),
                 Flag("node-size", "devices of a node", "int", "INT", default="8"),
                 Flag(
                     "batch", "samples on each device at a time", "int", "INT", default="1, or the example's"
@@ -596,6 +603,10 @@ VERBS: dict[str, Verb] = {
                 (
                     "%deepseek distributed plan --model model --devices 16xV100 --link 10Gbit/s --batch 32",
                     "two nodes of eight; exact ways first",
+                ),
+                (
+                    "%deepseek distributed plan model --devices 64xA100 --mesh data=4,pipeline=2,tensor=8",
+                    "with layers shared in each node, two stages and four copies",
                 ),
                 (
                     "%deepseek distributed plan model --devices 64xA100 --batch 8 --step-time 0.21 --to p",

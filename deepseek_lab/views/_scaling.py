@@ -50,7 +50,9 @@ def scaling_html(plan: ScalingPlan) -> str:
 def _sections(plan: ScalingPlan) -> list[tuple[str, _tables.Table]]:
     held = f"what every rank holds (activations apart), of {_words.memory(plan.limit_bytes)}"
     many = f"ways of exchanging gradients on {plan.devices} ({plan.network}; {plan.num_buckets} buckets)"
+    meshes = [("layers that ranks share, stages, and copies of both", _meshes(plan))] if plan.meshes else []
     return [
+        *meshes,
         (f"{many}, exact ones first; {plan.inputs or 'as given'} on each", _ways(plan)),
         (held, _held(plan)),
         ("efficiency by number of ranks, as predicted", _scaling(plan)),
@@ -74,6 +76,25 @@ def _way(one: WayOutcome) -> tuple[str, ...]:
         _efficiency(one.efficiency),
         one.typed or "not in %%deepseek distributed",
     )
+
+
+def _meshes(plan: ScalingPlan) -> _tables.Table:
+    rows = tuple(
+        (
+            one.mesh,
+            f"{one.shared:.0%} of the parameters" if one.num_groups else "",
+            _words.memory(one.held_bytes),
+            _words.seconds(one.layers_s) if one.layers_s else "",
+            f"{one.bubble:.0%}" if one.bubble else "",
+            _words.seconds(one.copies_s) if one.copies_s else "",
+            _words.seconds(one.step_s),
+            _efficiency(one.efficiency),
+            one.typed,
+        )
+        for one in plan.meshes
+    )
+    columns = ("mesh", "shared", "held", "within layers", "bubble", "copies", "step", "efficiency", "how")
+    return _tables.Table(columns, rows, frozenset(range(2, 8)))
 
 
 def _held(plan: ScalingPlan) -> _tables.Table:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from deepseek_lab.base.errors import TargetError, UsageError
 from deepseek_lab.distributed.mesh import Mesh, mesh_of
 from deepseek_lab.distributed.ranks import Ranks
+from deepseek_lab.distributed.scaling.mesh import Layout, predicted
+from deepseek_lab.distributed.scaling.plan import Cluster
+from deepseek_lab.distributed.scaling.predict import Compute
 from deepseek_lab.distributed.training import Trained, train
 from deepseek_lab.distributed.worker.mesh import trial
 from deepseek_lab.distributed.worker.mesh.batches import Batch
@@ -715,6 +718,24 @@ def test_stages_are_found_and_balanced() -> None:
     assert [block.name for block in made.blocks] == ["0", "1.0", "1.1"]
     with pytest.raises(TargetError, match=r"has 3 blocks .* cannot be 4 stages\n  try: --mesh pipeline=3"):
         course(small, lambda: small(torch.ones(2, 4)), 4, 1, device)
+
+
+def test_the_step_of_a_mesh_is_predicted() -> None:
+    compute = Compute(1.0, 2.0, 0.4, ())
+    fast = Cluster(8, "D", 1 << 30, 1e12, 1e14, 1e18, 1e18)
+    none = Layout(1.0, 4, 0, 0, (1.0,), (1.0,), 0)
+    made = predicted(none, compute, fast, Mesh(tensor=8), 8)
+    assert made.step_s == pytest.approx(3 + 0.4 / 8, rel=1e-3)  # eight times the samples on as many devices
+    halves = Layout(0.0, 0, 0, 0, (0.5, 0.5), (0.5, 0.5), 0)
+    mesh = Mesh(data=4, pipeline=2, micro_batches=4)
+    made = predicted(halves, compute, fast, mesh, 8)
+    assert made.step_s == pytest.approx(3 * 5 / 4 + 0.2, rel=1e-3)
+    assert made.efficiency == pytest.approx(3.4 / made.step_s)
+    assert made.held_bytes == 16 * 4
+    slow = Cluster(8, "D", 1 << 30, 1e12, 1e14, 1e9, 1e9)
+    half = predicted(Layout(0.5, 4, 10**9, 1, (1.0,), (1.0,), 0), compute, slow, Mesh(tensor=2, data=4), 8)
+    assert half.layers_s == pytest.approx(2 * 2 * 0.5, rel=1e-3)  # a ring of two, twice the samples
+    assert half.step_s == pytest.approx(2 * 3 * 0.75 + half.layers_s + 0.3, rel=1e-3)
 
 
 def test_a_batch_in_parts() -> None:

@@ -85,6 +85,19 @@ def test_a_measured_step_takes_the_place_of_an_estimate(planning: Kernel) -> Non
     assert slow[1] > fast[1]
 
 
+def test_a_mesh_is_planned_too(planning: Kernel) -> None:
+    line = "%deepseek distributed plan coder --devices 8xV100 --inputs tokens --mesh {} --view text --to p -q"
+    planning.ok(line.format("data=2,pipeline=2,tensor=2 --micro-batches 3"))
+    assert (
+        planning.value("p.meshes[0].num_groups, p.meshes[0].bubble, p.meshes[0].micro_batches")
+        == "(8, 0.25, 3)"
+    )
+    assert planning.value("0 < p.meshes[0].layers_s < p.meshes[0].step_s") == "True"
+    planning.ok(line.format("tensor=4,data=2"))
+    assert planning.value("p.meshes[0].mesh, p.meshes[0].shared > 0.9") == "('data=2,tensor=4', True)"
+    assert planning.value("any('1/T' in one for one in p.assumptions)") == "True"
+
+
 def test_what_was_measured_here_is_told(planning: Kernel) -> None:
     planning.ok(
         "from deepseek_lab.distributed.scaling import record\nkept = record.keep([(1.05, 1.0), (1.0, 1.0)])"
@@ -107,6 +120,10 @@ def test_what_was_measured_here_is_told(planning: Kernel) -> None:
         ("net --devices 2xV100,2xA100 --inputs rows", "UsageError", "needs equal devices", "--devices 4x"),
         ("net --devices 2xV100 --batch 0", "UsageError", "--batch cannot be 0", "--batch 1"),
         ("net --devices 2xV100 --inputs rows --step-time 0", "UsageError", "--step-time cannot be 0", "SECONDS"),
+        ("net --devices 4xV100 --inputs rows --mesh tensor=2", "UsageError", "4xV100 are 4", "--devices 2xV100"),
+        ("net --devices 4xV100 --inputs rows --mesh pipeline=4", "TargetError", "has 2 blocks", "pipeline=2"),
+        ("net --devices 3xV100 --inputs rows --mesh tensor=3", "TargetError", "shared by 3 devices", "data=3"),
+        ("net --devices 2xV100 --micro-batches 3", "UsageError", "of a --mesh", "--mesh pipeline=2"),
         ("net --devices 2xV100", "UsageError", "nothing says what Sequential takes", "--inputs NAME"),
     ],
 )  # fmt: skip

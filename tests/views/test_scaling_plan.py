@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from deepseek_lab import views
-from deepseek_lab.base.scaling import Checked, ScalingPlan, ScalingPoint, WayOutcome
+from deepseek_lab.base.scaling import Checked, MeshOutcome, ScalingPlan, ScalingPoint, WayOutcome
 
 WAYS = (
     WayOutcome("plain", True, "--exchange plain", 1 << 20, 0, 0.4, 0.6, 0.25),
@@ -59,6 +59,17 @@ def test_everything_is_said() -> None:
     measured = Checked("a machine", "2026-01-02", 54, 0.12, 0.03)
     told = views.scaling_text(dataclasses.replace(PLAN, checked=measured))
     assert "54 predicted steps were 3.0% off what was measured in the median, 12.0% at most" in told
+
+
+def test_a_mesh_is_beside_the_other_ways() -> None:
+    typed = "--mesh data=2,pipeline=2 --micro-batches 8"
+    mesh = MeshOutcome("data=2,pipeline=2", 8, typed, 0, 0.0, 3 << 20, 0.0, 0.02, 1 / 9, 0.05, 0.5)
+    plan = dataclasses.replace(PLAN, meshes=(mesh,))
+    text = views.scaling_text(plan)
+    (row,) = (line for line in text.splitlines() if line.startswith("  data=2"))
+    assert " ".join(row.split()) == f"data=2,pipeline=2 3.00 MiB 11% 20.0 ms 50.0 ms 50.0% {typed}"
+    assert typed in views.scaling_html(plan)
+    assert "stages" not in views.scaling_text(PLAN)
 
 
 @pytest.mark.parametrize("field", ["model", "devices", "network", "inputs"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from deepseek_lab.base.errors import TargetError, UsageError
@@ -13,6 +14,7 @@ from deepseek_lab.notebook.show import Shown
 from deepseek_lab.notebook.verbs.memory_plan import example_of
 
 if TYPE_CHECKING:
+    from deepseek_lab.distributed.mesh import Mesh
     from deepseek_lab.distributed.scaling.plan import Cluster
 
 USED_FLOPS, USED_BANDWIDTH = 0.5, 0.8
@@ -62,6 +64,7 @@ def run(plan: Plan, host: Host) -> Shown:
     from deepseek_lab.memory.devices.anatomy import skeleton
 
     cluster, source = _cluster(command, devices)
+    mesh = _mesh(command, cluster.num_ranks)
     rates = Rates(USED_FLOPS * cluster.flops, USED_BANDWIDTH * cluster.memory_bandwidth, 2)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made, _ = skeleton(model, mode, whole=True)
@@ -75,6 +78,15 @@ def run(plan: Plan, host: Host) -> Shown:
             f"a step of one device was worked out: {USED_FLOPS:.0%} of the peak on matrix units in 16 bits, "
             f"{USED_BANDWIDTH:.0%} of the memory bandwidth ({source}); --step-time SECONDS takes a measured one"
         )
+    assumed: tuple[str, ...] = (told, words)
+    meshes = []
+    if mesh is not None:
+        from deepseek_lab.distributed.scaling import mesh as meshing
+
+        num_values = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        layout = meshing.lay_out(made, loss, mesh, mode, next(made.parameters()).device)
+        meshes.append(meshing.predicted(layout, compute, cluster, mesh, num_values))
+        assumed += meshing.ASSUMED
     answer = planning.plan(
         [tuple(each.shape) for each in model.parameters() if each.requires_grad],
         compute,
@@ -82,10 +94,10 @@ def run(plan: Plan, host: Host) -> Shown:
         model=name,
         class_name=type(model).__name__,
         inputs=inputs,
-        assumptions=(told, words),
+        assumptions=assumed,
         checked=record.kept(),
     )
-    return ShownScaling(answer, view=view_of(command))
+    return ShownScaling(dataclasses.replace(answer, meshes=tuple(meshes)), view=view_of(command))
 
 
 def _model(plan: Plan, host: Host) -> tuple[str, Any]:
@@ -109,6 +121,31 @@ def _model(plan: Plan, host: Host) -> tuple[str, Any]:
     if not any(each.requires_grad for each in model.parameters()):
         raise TargetError(f"{name} has no parameters to train", hint="a model with parameters")
     return name, model
+
+
+def _mesh(command: Command, size: int) -> Mesh | None:
+    """What is to be planned beside data parallelism.
+
+    Raises:
+        UsageError: it is not for so many devices.
+    """
+    from deepseek_lab.distributed.mesh import mesh_of
+
+    text, parts = command.text("mesh"), command.number("micro-batches")
+    if text is None and parts is None:
+        return None
+    if text is None:
+        raise UsageError(
+            "--micro-batches are what goes through the stages of a --mesh", hint=f"--mesh pipeline={size}"
+        )
+    mesh = mesh_of(None, text, None if parts is None else int(parts), None)
+    if mesh is not None and mesh.size != size:
+        named = command.text("devices") or ""
+        raise UsageError(
+            f"--mesh {mesh} is for {mesh.size} devices, and --devices {named} are {size}",
+            hint=f"--devices {mesh.size}x{named.partition('x')[2]}",
+        )
+    return mesh
 
 
 def _cluster(command: Command, text: str) -> tuple[Cluster, str]:
