@@ -158,7 +158,7 @@ def train(
                 notes.append(f"the training could not be saved in {folder}: {checkpoint.failed}")
     held = {number: json.loads(bytes(parts[0])) for number, parts in sorted(request.payloads.items())}
     notes += course.batch_notes(answers[0].details["global_batches"])
-    notes += [*_kept_notes(answers), *_way_notes(answers, way), *_held_notes(held), *_notes(answers)]
+    notes += [*_kept_notes(answers), *_way_notes(answers, way), *_held_notes(held), *_notes(answers, num_copies)]
     return Trained(answers, tuple(changed), tuple(notes), held)
 
 
@@ -223,7 +223,7 @@ _WORDS = {
 }
 
 
-def _notes(answers: dict[int, RankAnswer]) -> list[str]:
+def _notes(answers: dict[int, RankAnswer], num_copies: int) -> list[str]:
     notes: list[str] = []
     first = answers[0].details
     if not first["modules"]:
@@ -233,7 +233,7 @@ def _notes(answers: dict[int, RankAnswer]) -> list[str]:
             "the parameters are not the same on all ranks: the cell changes them by something that is not averaged; "
             "those of rank 0 came back"
         )
-    if first["modules"] and not first["num_shared"]:
+    if first["modules"] and not first["num_shared"] and num_copies > 1:
         notes.append(
             "no DataLoader was looped over, so nothing was shared out: each rank trained on what the cell itself made"
         )

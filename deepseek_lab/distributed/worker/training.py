@@ -193,7 +193,7 @@ def _parts(wanted: dict[str, Any], payload: Sequence[Any]) -> tuple[Place | None
     )
 
 
-def checksum(parameters: list[torch.nn.Parameter]) -> int:
+def checksum(parameters: Sequence[torch.Tensor]) -> int:
     """The same number for the same values, bit by bit."""
     total = 0
     for one in parameters:

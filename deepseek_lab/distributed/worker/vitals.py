@@ -141,6 +141,7 @@ class Vitals:
         }
 
     def _keep(self, tensors: Any) -> None:
+        tensors = getattr(tensors, "held_here", tensors)  # its values may be on another rank
         if type(tensors) is not Tensor or tensors.numel() != 1:
             return
         if tensors.is_cpu:

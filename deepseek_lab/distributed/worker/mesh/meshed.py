@@ -8,6 +8,7 @@ whole tensors come back when training is saved and when it ends.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from torch.distributed.utils import _sync_module_states, _verify_param_shape_acr
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_leaves
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.mesh import Mesh
@@ -44,9 +46,11 @@ from deepseek_lab.processes.travel import Returning
 _BUCKET_BYTES = 250 * 1024 * 1024
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 _PARTS = (
-    "While the cell runs, parameters are parts of which each rank has one.\n  try: PARAMETER.full_tensor() for its "
-    "values, or %%deepseek distributed --strategy ddp"
+    "While the cell runs, parameters are parts of which each rank has one, and gradients for them are found by "
+    "loss.backward().\n  try: %%deepseek distributed --strategy ddp"
 )
+_WORDS = ("DTensor", "Sharding propagation failed", "Owned'", "differentiated Tensor")
+"""Of errors that come from that."""
 _broadcast: Callable[..., None] = dist._broadcast_coalesced  # type: ignore[attr-defined]
 
 
@@ -135,9 +139,7 @@ class Meshed(Sharded):
     def hint(self, error: str) -> str:
         """What can be done about an error that comes from parameters being parts."""
         last = error.splitlines()[-3:]  # what was raised, and not where
-        told = any(
-            word in line for word in ("DTensor", "Sharding propagation failed", "Owned'") for line in last
-        )
+        told = any(word in line for word in _WORDS for line in last)
         return f"\n{_PARTS}" if told and not any(line.startswith("  try: ") for line in last) else ""
 
     # Calls.
@@ -202,6 +204,7 @@ class Meshed(Sharded):
                 hint="call the part inside of the module's forward, or under torch.no_grad() before",
             )
         require(module, cut=False)
+        self._require_alike(args, kwargs)
         with self._waits:
             _verify_param_shape_across_processes(_world(), list[Tensor](plain))
             _sync_module_states(module, _world(), _BUCKET_BYTES, 0, set())
@@ -227,6 +230,26 @@ class Meshed(Sharded):
         self._places.clear()
         self._averages.attend(parameters)
         self._tell(module, split, optimizers)
+
+    def _require_alike(self, args: Any, kwargs: Any) -> None:
+        """See that ranks which share one copy of a model were given the same batch.
+
+        Raises:
+            TargetError: they were not.
+        """
+        from deepseek_lab.distributed.worker.training import checksum
+
+        flat = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        mine = [(tuple(one.shape), checksum([one])) for one in flat if not isinstance(one, shards.PARTS)]
+        everyone = self.grid.all_told(mine)
+        num_sharing = self.grid.mesh.pipeline * self.grid.mesh.tensor
+        for rank, theirs in enumerate(everyone):
+            first = rank - rank % num_sharing
+            if theirs != everyone[first]:
+                raise TargetError(
+                    f"rank {rank} was given another batch than rank {first}, with which it shares a copy of the model",
+                    hint="a DataLoader, or batches that do not depend on the rank, the time or the order of a set",
+                )
 
     def _place(self, module: nn.Module, args: Any, kwargs: Any) -> Split | None:
         """Split layers, and give blocks to stages: parameters of the module are parts then."""
@@ -259,6 +282,8 @@ class Meshed(Sharded):
     def _tell(self, module: nn.Module, split: Split | None, optimizers: list[Optimizer]) -> None:
         mesh, pipeline = self.grid.mesh, self._pipeline
         placed = pipeline.placed[module] if pipeline is not None else None
+        if placed is not None:
+            mesh = dataclasses.replace(mesh, micro_batches=placed.num_parts)
         mine = told.held(self.grid.rank, mesh, module, placed, optimizers)
         ranks = tuple(self.grid.all_told(mine))
         pass_s = split.pass_s if split is not None else 0.0

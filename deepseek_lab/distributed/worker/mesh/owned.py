@@ -166,6 +166,11 @@ class Owned(Tensor):
         """One on the same stage, of what this rank has of it."""
         return Owned.of(local, self.stage, self.pipe, self.device)
 
+    @property
+    def held_here(self) -> Tensor | None:
+        """Its values, where they are on this rank."""
+        return self.local if self.pipe.here == self.stage else None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if self.pipe.shares:
             raise TargetError(

@@ -50,6 +50,8 @@ class Placed:
     """Sent from stage to stage in an update, forward and backward."""
     modules: tuple[tuple[nn.Module, int], ...]
     """Blocks with their stages."""
+    num_parts: int
+    """That a batch goes through in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +169,11 @@ class Pipeline:
             shares[stage] += cost / total
         modules = tuple((block.module, stage) for block, stage in zip(found.blocks, stages, strict=True))
         self.placed[root] = Placed(
-            tuple(map(tuple, names)), tuple(shares), 2 * (sent + sum(again.values())), modules
+            tuple(map(tuple, names)),
+            tuple(shares),
+            2 * (sent + sum(again.values())),
+            modules,
+            found.num_parts,
         )
         return {id(one): of.get(id(one), 0) for one in root.parameters()}
 
