@@ -158,7 +158,12 @@ def train(
                 notes.append(f"the training could not be saved in {folder}: {checkpoint.failed}")
     held = {number: json.loads(bytes(parts[0])) for number, parts in sorted(request.payloads.items())}
     notes += course.batch_notes(answers[0].details["global_batches"])
-    notes += [*_kept_notes(answers), *_way_notes(answers, way), *_held_notes(held), *_notes(answers, num_copies)]
+    notes += [
+        *_kept_notes(answers),
+        *_way_notes(answers, way),
+        *_held_notes(held),
+        *_notes(answers, num_copies),
+    ]
     return Trained(answers, tuple(changed), tuple(notes), held)
 
 

@@ -748,6 +748,35 @@ def test_the_step_of_a_mesh_is_predicted() -> None:
     assert half.step_s == pytest.approx(2 * 3 * 0.75 + half.layers_s + 0.3, rel=1e-3)
 
 
+def test_a_trial_leaves_everything_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    class Noted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.drop, self.calls, self.kept = nn.BatchNorm1d(4), nn.Dropout(0.5), 0, [1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            print("called")
+            self.calls += 1
+            self.kept.append(self.calls)
+            self.last = x
+            made: Tensor = self.drop(self.norm(x))
+            return made
+
+    module, x = Noted(), torch.randn(6, 4)
+    torch.manual_seed(5)
+    expected, before = torch.rand(3), {key: value.clone() for key, value in module.state_dict().items()}
+    torch.manual_seed(5)
+    with trial.unchanged(module):
+        first, second = (trial.seeded(lambda: module(x)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert bool((first != 0).all())
+    assert (module.calls, module.kept) == (0, [1])
+    assert not hasattr(module, "last")
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert torch.equal(torch.rand(3), expected)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_batch_in_parts() -> None:
     x, mask = torch.arange(10.0).view(10, 1), torch.ones(3, 3)
     batch = Batch((x,), {"mask": mask, "scale": 2}, 4)

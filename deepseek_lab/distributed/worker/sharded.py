@@ -330,7 +330,11 @@ class Sharded(Replicas):
         found = {
             name: held
             for name, tensors in returning.tensors(wanted).items()
-            if (held := [one for one in tensors if isinstance(one, shards.PARTS) and id(one) not in parameters])
+            if (
+                held := [
+                    one for one in tensors if isinstance(one, shards.PARTS) and id(one) not in parameters
+                ]
+            )
         }
         mine = {name: [shards.described(one) for one in held] for name, held in found.items()}
         everyone: list[Any] = [None] * dist.get_world_size()

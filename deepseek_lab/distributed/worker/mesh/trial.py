@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,7 @@ class _NoDropout(TorchFunctionMode):
 
 @contextlib.contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """While it is open, nothing is dropped and passes compute in full; afterwards the module is as it was.
+    """While it is open, nothing is dropped or printed and passes compute in full; then the module is as it was.
 
     What is put back are buffers, random numbers, and attributes that are numbers, strings, lists, tuples or dicts.
     """
@@ -77,9 +78,10 @@ def unchanged(module: nn.Module) -> Iterator[None]:
             torch.random.fork_rng(devices),
             _NoDropout(),
             warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
             contextlib.ExitStack() as stack,
         ):
-            warnings.simplefilter("ignore")  # they come again, with the cell's own call
+            warnings.simplefilter("ignore")  # what is said comes again, with the cell's own call
             for kind in kinds:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             for part in module.modules():
