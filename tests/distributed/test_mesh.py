@@ -192,6 +192,7 @@ def test_it_is_training_with_the_whole_batch_in_one_process(two: Ranks, name: st
         assert plan["ranks"][0]["blocks"][:2] == ["wte", "h.0"]
         assert plan["ranks"][1]["blocks"][-2:] == ["ln_f", "lm_head"]
         assert plan["bubble"] == pytest.approx(1 / 4)
+        assert not plan["means"]
         # An activation of all samples and the tied weight, there and back.
         assert plan["stages_bytes"] == 2 * 4 * (12 * 6 * 16 + 256 * 16)
 
@@ -384,6 +385,8 @@ def test_a_loss_that_the_model_gives_recomputed_activations_and_a_copy(two: Rank
     given = [one["average"](words=one["X"])["logits"] for one in (here, there)]
     assert torch.allclose(*given, atol=1e-4)
     assert there["out"]["scale"] == 2.0
+    (plan,) = trained.answers[0].details["plans"]
+    assert plan["means"] == (name == "pipeline")
     kept = [vars(one) for one in there["average"].modules()]
     assert not any(value for own in kept for key, value in own.items() if "_hooks" in key)
 

@@ -52,6 +52,8 @@ class Placed:
     """Blocks with their stages."""
     num_parts: int
     """That a batch goes through in."""
+    means: bool
+    """Whether the model gives numbers, such as a loss, which are then means over these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Pipeline:
         self._moved: dict[tuple[int, int], tuple[Tensor, Owned]] = {}
         self._kept: dict[tuple[int, int], tuple[Tensor, Owned]] = {}
         """The same of parameters, which all parts of a batch use."""
-        self._inside = False
+        self._inside = self._means = False
 
     # Before the first pass.
 
@@ -125,6 +127,7 @@ class Pipeline:
             )
             began_s = time.perf_counter()
             whole = trial.outputs(trial.seeded(lambda: root(*args, **kwargs)))
+            self._means = len(batch.parts) > 1 and any(not one.ndim for one in whole)
             self.pass_s = 3 * (time.perf_counter() - began_s)
             fine = True
             if num_parts > 1:
@@ -174,6 +177,7 @@ class Pipeline:
             2 * (sent + sum(again.values())),
             modules,
             found.num_parts,
+            self._means,
         )
         return {id(one): of.get(id(one), 0) for one in root.parameters()}
 

@@ -70,6 +70,8 @@ class Told:
     update_s: float
     """The same as it is expected on the mesh."""
     ranks: tuple[Held, ...]
+    means: bool = False
+    """Whether numbers that the model gives are means over micro-batches."""
 
     def data(self) -> dict[str, Any]:
         """Plain data."""
@@ -97,6 +99,11 @@ class Told:
             lines.append(
                 f"  {self.micro_batches} micro-batches; stages compute {costs} of a pass, and wait {self.bubble:.0%} "
                 "of the time if they take equally long"
+            )
+        if self.means:
+            lines.append(
+                "  numbers that the model gives, such as a loss, are means over micro-batches by samples: where samples "
+                "count unequally, compute the loss from what the model gives"
             )
         moved = {"added up within layers": self.layers_bytes, "sent between stages": self.stages_bytes}
         moved["averaged over copies"] = self.copies_bytes
@@ -191,4 +198,5 @@ def plan(
         pass_s=pass_s,
         update_s=update_s,
         ranks=ranks,
+        means=placed is not None and placed.means,
     )
