@@ -102,8 +102,8 @@ class Told:
             )
         if self.means:
             lines.append(
-                "  numbers that the model gives, such as a loss, are means over micro-batches by samples: where samples "
-                "count unequally, compute the loss from what the model gives"
+                "  numbers that the model gives, such as a loss, are means over micro-batches by samples; where "
+                "samples count unequally, compute the loss from what the model gives"
             )
         moved = {"added up within layers": self.layers_bytes, "sent between stages": self.stages_bytes}
         moved["averaged over copies"] = self.copies_bytes
