@@ -13,9 +13,9 @@ VIEWS := deepseek_lab/views/_static/page.js
 JLPM := cd js && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm
 EXTENSION := $(VENV)/share/jupyter/labextensions/deepseek-lab
 CHROMIUM ?= /usr/bin/chromium
-# Tests that may run two at a time: those of the engine wait for a builder that stands back for whoever else computes.
-APART := $(addprefix tests/,architectures base capture distributed hpo inspector kernels measure memory/devices monitor \
-	server views)
+# Tests that may run two at a time, each in one thread: those of the engine wait for a builder that stands back for
+# whoever else computes, and those of the profiler count what runs.
+APART := $(addprefix tests/,architectures base capture distributed hpo inspector kernels memory/devices monitor server views)
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 HAS_HEADERS = $(PYTHON) -c 'import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
@@ -36,7 +36,7 @@ demo: setup ## run examples/quickstart.ipynb in a real kernel on pretrained mode
 	$(BIN)/python examples/run.py examples/quickstart.ipynb
 
 test: setup lint test-views ## every check and every test (what continuous integration runs)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(APART)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(APART)
 	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(APART))
 
 test-views: setup $(CHROMIUM) ## the tests of the views, in Node and in a real browser
