@@ -15,7 +15,8 @@ EXTENSION := $(VENV)/share/jupyter/labextensions/deepseek-lab
 CHROMIUM ?= /usr/bin/chromium
 # Tests that may run two at a time, each in one thread: those of the engine wait for a builder that stands back for
 # whoever else computes, and those of the profiler count what runs.
-APART := $(addprefix tests/,architectures base capture distributed hpo inspector kernels memory/devices monitor server views)
+APART := $(addprefix tests/,architectures base capture distributed hpo inspector kernels memory/devices monitor server views \
+	$(patsubst %,notebook/test_%.py,distributed_plan hpo limits live_search memory_plan ranks))
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 HAS_HEADERS = $(PYTHON) -c 'import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
