@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,12 +101,25 @@ class TestRecord:
         assert record.operations[-1].name == "barrier"
         assert len(three.records(20)[1].operations) == 20
 
-    def test_a_rank_is_asked_while_it_computes(self, three: Ranks, run: Run) -> None:
-        found: list[dict[int, RankRecord]] = []
-        thread = after(0.8, lambda: found.append(three.records()))
-        run("def f():\n    import time\n    time.sleep(1.6)\nif rank: f()")
+    def test_a_rank_is_asked_while_it_computes(self, three: Ranks, run: Run, tmp_path: Path) -> None:
+        found: list[RankRecord] = []
+        seen = tmp_path / "seen"
+
+        def ask() -> None:
+            until_s = time.monotonic() + 30
+            while time.monotonic() < until_s:
+                busy = list(three.records().values())[1]
+                if busy.line is not None and "cell, line 3, in f" in busy.stack:
+                    found.append(busy)
+                    break
+            seen.touch()
+
+        thread = after(0.1, ask)
+        run(
+            f"def f():\n    import os, time\n    while not os.path.exists({str(seen)!r}): time.sleep(0.05)\nif rank: f()"
+        )
         thread.join()
-        ((_, busy, _),) = [list(one.values()) for one in found]
+        (busy,) = found
         assert (busy.line, busy.source) == (4, "if rank: f()")
         assert busy.stack == ("cell, line 4, in <module>", "cell, line 3, in f")
 

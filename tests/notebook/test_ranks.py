@@ -206,7 +206,8 @@ class TestTraining:
     def test_figures_and_operations_of_a_training_are_there_after_it(
         self, ranks: Kernel, tmp_path: Path
     ) -> None:
-        ranks.ok(f"%%deepseek distributed\n{TRAIN}")
+        longer = TRAIN.replace("loss.item())", "loss.item()); __import__('time').sleep(0.1)")
+        ranks.ok(f"%%deepseek distributed\n{longer}")
         _, names, first, _ = str(ranks.ok("%deepseek ranks status").result).splitlines()[:4]
         for name in ("updates/s", "samples/s", "loss", "memory"):
             start = names.index(name)
