@@ -115,9 +115,8 @@ class TestRecord:
             seen.touch()
 
         thread = after(0.1, ask)
-        run(
-            f"def f():\n    import os, time\n    while not os.path.exists({str(seen)!r}): time.sleep(0.05)\nif rank: f()"
-        )
+        wait = f"while not os.path.exists({str(seen)!r}): time.sleep(0.05)"
+        run(f"def f():\n    import os, time\n    {wait}\nif rank: f()")
         thread.join()
         (busy,) = found
         assert (busy.line, busy.source) == (4, "if rank: f()")
