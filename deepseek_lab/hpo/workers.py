@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from deepseek_lab.hpo.spaces import Plain, Space
 from deepseek_lab.hpo.trial import Job, Outcome
 from deepseek_lab.hpo.worker import Bench
+from deepseek_lab.processes import ends
 from deepseek_lab.processes.sealed import Sealed
 
 _ATTEMPTS = 3
@@ -327,16 +328,7 @@ class _Worker:
 
     def last_words(self) -> str:
         """How the process ended."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        code = self._process.returncode
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            memory = ", as it does when memory runs out" if -code == signal.SIGKILL else ""
-            return f"its process was ended by {name}{memory}"
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended with code {code}{': ' + lines[-1] if lines else ''}"
+        return ends.last_words(self._process, self._log)
 
     def kill(self) -> None:
         """End the process and all that it has started."""

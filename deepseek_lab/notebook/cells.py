@@ -128,6 +128,8 @@ def names(raw: str) -> Names:
                 loads.add(name)
             case ast.Name(id=name):
                 binds.add(name)
+            case ast.AugAssign(target=ast.Name(id=name)):
+                loads.add(name)  # x += 1 needs the x that was there
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 binds.add(name)
             case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from kernel import Kernel, Outcome
 
+from deepseek_lab.notebook import cells
+
 CELL = """%%deepseek hpo --metric accuracy --trials 10 --workers 2 --name {name} {flags}
 lr = ds.log(1e-5, 1e-1)
 width = ds.choice(4, 8)
@@ -46,6 +48,12 @@ def test_a_search_leaves_the_best_values_and_the_best_model(kernel: Kernel) -> N
     )
     assert kernel.value("len({row['config'] for row in found.to_dict()['trials']})") == "10"
     assert kernel.value("'ds' in globals(), 'epoch' in globals()") == "(False, True)"
+
+
+def test_a_name_that_is_added_to_in_place_is_one_that_the_cell_needs() -> None:
+    seen = cells.names("total += 1")
+    assert "total" in seen.loads
+    assert "total" in seen.binds
 
 
 def test_without_the_magic_the_cell_is_ordinary(kernel: Kernel) -> None:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from deepseek_lab.hpo.limits.job import Job, Outcome, Seen, Task
 from deepseek_lab.measure.machine import memory_bytes
 from deepseek_lab.measure.room import free_bytes
+from deepseek_lab.processes import ends
 from deepseek_lab.processes.sealed import Sealed
 
 _LOOK_S = 0.01
@@ -177,16 +178,7 @@ class Child:
     def _last_words(self) -> str:
         """How the process ended."""
         assert self._process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        code = self._process.returncode
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            memory = ", as it is when memory runs out" if -code == signal.SIGKILL else ""
-            return f"its process was ended by {name}{memory}"
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended with code {code}{': ' + lines[-1] if lines else ''}"
+        return ends.last_words(self._process, self._log)
 
     def close(self) -> None:
         """End the process and all that it has started."""
