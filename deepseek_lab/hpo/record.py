@@ -91,6 +91,11 @@ class Entry:
             return self.values[0]
         return self.curve[-1][1] if self.curve and self.status == "stopped" else None
 
+    @property
+    def violation(self) -> float:
+        """By how much it breaks its constraints; 0 where it meets them."""
+        return sum(max(0.0, one) for one in self.constraints)
+
 
 def new_config() -> str:
     """A name that no other kernel gives."""

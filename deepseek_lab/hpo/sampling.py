@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -17,6 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from deepseek_lab.base.errors import MissingPackageError
+from deepseek_lab.hpo import nearby
 from deepseek_lab.hpo.record import distribution
 from deepseek_lab.hpo.spaces import Plain, Space
 
@@ -27,6 +29,12 @@ MAX_GP = 200
 _MOST, _BEST, _LATEST = 240, 60, 120
 _STARTS = 10
 """Configurations at random before the sampler has enough to go by."""
+NEAR = 0.5
+"""Of configurations, the part that is a step from one of the best."""
+ELITE = 0.1
+"""The best of those that are known, as a part of them."""
+_ATTEMPTS = 4
+"""At a step to where nobody has been."""
 _VIOLATION = "violation"
 
 
@@ -75,10 +83,12 @@ class Sampling:
         name: One of :data:`SAMPLERS`.
         seed: Of its choices.
         directions: ``min`` or ``max`` for each value.
+        near: Whether every other configuration is a step from one of the best instead of what the sampler chooses.
     """
 
-    def __init__(self, name: str, seed: int, directions: Sequence[str]) -> None:
-        self.name, self._seed = name, seed
+    def __init__(self, name: str, seed: int, directions: Sequence[str], *, near: bool = False) -> None:
+        self.name, self._seed, self._steps = name, seed, near and len(directions) == 1
+        self._draw = random.Random(seed)
         self._ranges: frozenset[str] | None = None
         self._grouped = False
         """Whether each set of ranges that are asked for together is chosen from by itself, which takes longer."""
@@ -128,16 +138,33 @@ class Sampling:
     def reseed(self, seed: int) -> None:
         """Go on with other random numbers."""
         self._seed = seed
+        self._draw = random.Random(seed)
         self._study.sampler = self._sampler = self._made(self.name, seed)
 
     def draw(self, config: str) -> Draw:
         """Begin to choose a configuration."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if (params := self._near()) is not None:
+                self._study.enqueue_trial(params)
             made = Draw(config, self._study)
         self._size += 1
         self._running[config] = made
         return made
+
+    def _near(self) -> dict[str, Plain] | None:
+        """Every now and then a step from one of the best."""
+        if not self._steps or self._draw.random() >= NEAR:
+            return None
+        known = [one for one in self._known.values() if one.values is not None]
+        if not known:
+            return None
+        best = self._ordered(known)[: math.ceil(ELITE * len(known))]
+        for _ in range(_ATTEMPTS):
+            found = nearby.step(self._draw.choice(best).params, self._spaces, self._draw)
+            if all(found != one.params for one in known):
+                return found
+        return None
 
     def add(self, one: Judged, spaces: dict[str, Space]) -> None:
         """Take up a configuration that has ended."""
@@ -233,9 +260,12 @@ class Sampling:
     def _best(self, kept: Sequence[Judged]) -> set[str]:
         if len(self._directions) > 1:
             return set()
+        return {one.config for one in self._ordered(kept)[:_BEST]}
+
+    def _ordered(self, kept: Sequence[Judged]) -> list[Judged]:
+        """By the first value, the best first."""
         sign = -1.0 if self._directions[0] == "maximize" else 1.0
-        order = sorted(kept, key=lambda one: (one.violation, sign * (one.values or (math.inf,))[0]))
-        return {one.config for one in order[:_BEST]}
+        return sorted(kept, key=lambda one: (one.violation, sign * (one.values or (math.inf,))[0]))
 
     def _frozen(self, one: Judged) -> FrozenTrial:
         return create_trial(

@@ -16,7 +16,7 @@ from typing import Any
 from deepseek_lab.base import events as ev
 from deepseek_lab.base.errors import DeepseekError
 from deepseek_lab.base.search import SearchReport
-from deepseek_lab.hpo.judge import beside
+from deepseek_lab.hpo.comparison import Comparison, Repeated, Repeats, num_runs
 from deepseek_lab.hpo.ladder import WHOLE, Ladder, Rung, rungs
 from deepseek_lab.hpo.record import Entry, Record, StudyChanged, new_config
 from deepseek_lab.hpo.replay import ended_event, space_event
@@ -26,8 +26,6 @@ from deepseek_lab.hpo.trial import Job, Outcome
 from deepseek_lab.hpo.workers import Task, Workers, random_streams, workers
 from deepseek_lab.processes.sealed import Sealed
 
-FEW = 3
-"""Configurations that are run again with fresh seeds."""
 _RESERVED = 1 / 3
 """Of the time, at most this much is kept for the final comparison."""
 _TELL_S = 0.25
@@ -109,8 +107,9 @@ class Search:
         num = options.trials if options.trials or options.limit_s else TRIALS
         self._ladder = Ladder((WHOLE,), self._largest, num)
         first = "tpe" if options.sampler == "auto" else options.sampler
+        self._near = options.sampler == "auto"
         with random_streams():  # packages draw from them when they are imported
-            self._sampling = Sampling(first, options.seed, options.directions)
+            self._sampling = Sampling(first, options.seed, options.directions, near=self._near)
         self._numbers = itertools.count()
         self._jobs: dict[int, _Running] = {}
         self._entries: list[Entry] = []
@@ -298,7 +297,7 @@ class Search:
             return False
         options = self._options
         limit_s = options.limit_s or math.inf
-        runs = options.repeats * (FEW + 1)
+        runs = num_runs(options.repeats)
         kept_s = min(_RESERVED * limit_s, math.ceil(runs / max(1, options.workers)) * self._whole_s())
         return time.monotonic() + seconds > self._until_s - kept_s
 
@@ -385,7 +384,7 @@ class Search:
         shows = own or not self._options.changed  # a cell that has changed shows its ranges first
         if entry.purpose == "defaults" and entry.status == "complete" and shows and not self._known:
             self._found(entry)
-        self._ladder.end(entry.config, self._values(entry), _violation(entry.constraints))
+        self._ladder.end(entry.config, self._values(entry), entry.violation)
         if self._ladder.top:
             self._sampling.judge(self._placed(), self._record.spaces)
         else:
@@ -440,14 +439,14 @@ class Search:
             running.rung = self._ladder.top
         for earlier in self._entries[:-1]:
             if earlier.purpose != "repeat":
-                self._ladder.end(earlier.config, self._values(earlier), _violation(earlier.constraints))
+                self._ladder.end(earlier.config, self._values(earlier), earlier.violation)
         name = options.sampler
         if name == "auto":
             small_s = self._ladder.sizes[0].cost * entry.seconds
             name = suits(small_s, self._ladder.num, self._record.spaces)
         if name != self._sampling.name or self._ladder.top:
             told = ("min",) if self._ladder.top else options.directions
-            self._sampling = Sampling(name, self._fresh_seed(), told)
+            self._sampling = Sampling(name, self._fresh_seed(), told, near=self._near)
             for earlier in self._entries[:-1]:
                 if earlier.purpose != "repeat" and not self._ladder.top:
                     self._sampling.add(self._judged(earlier), self._record.spaces)
@@ -468,7 +467,7 @@ class Search:
         values = entry.values if entry.status == "complete" else None
         if values is None and entry.value is not None:
             values = (entry.value,) * len(self._options.metrics)
-        return Judged(entry.config, entry.params, values, _violation(entry.constraints))
+        return Judged(entry.config, entry.params, values, entry.violation)
 
     def _judge(self, *, final: bool = False) -> None:
         """Say now and then how well small trials tell what whole ones give, and what matters."""
@@ -495,84 +494,42 @@ class Search:
 
     def _compare(self, places: Workers) -> Kept | None:
         """Run the best few and the defaults again with fresh seeds; keep what the best one made."""
-        options, report = self._options, self.result
-        if len(options.metrics) > 1 or options.repeats < 1 or report.defaults is None:
+        options = self._options
+        if len(options.metrics) > 1 or options.repeats < 1 or self.result.defaults is None:
             return None
-        defaults = next(
-            one for one in self._entries if one.purpose == "defaults" and one.status == "complete"
+        comparison = Comparison(
+            self._entries,
+            largest=self._largest,
+            apart=options.final is not None,
+            seed=options.seed,
+            repeats=options.repeats,
         )
-        sign = -1.0 if self._largest else 1.0
-        whole = {
-            one.config: one
-            for one in self._entries
-            if one.whole
-            and one.status == "complete"
-            and one.purpose == "search"
-            and not _violation(one.constraints)
-        }
-        few = sorted(whole.values(), key=lambda one: sign * one.values[0])[:FEW]
-        seeds = [options.seed + 1_000 + index for index in range(options.repeats)]
-        runs = len(seeds) * (len(few) + (2 if defaults.halves else 1))
-        left_s = self._until_s - time.monotonic()
-        if math.ceil(runs / max(1, options.workers)) * self._whole_s() > left_s:
-            few = few[:1]
-        found = self._repeat(places, [defaults, *few], seeds)
-        best = self._winner(defaults, few, found)
-        unseen = defaults.halves or options.final is not None
-        if defaults.halves:
-            found = self._repeat(
-                places, [defaults, *([best] if best is not defaults else [])], seeds, unseen=True
+        each_s = self._whole_s()
+        if each_s and not math.isinf(self._until_s):
+            left_s = self._until_s - time.monotonic()
+            comparison.fit(left_s // each_s * max(1, options.workers))
+        verdict = comparison.decide(
+            lambda entries, seeds, unseen: self._repeat(places, entries, seeds, unseen)
+        )
+        if verdict.compared is not None:
+            self._emit(ev.SearchCompared(run=self.run_id, compared=verdict.compared))
+            self._record.say(compared=dataclasses.asdict(verdict.compared))
+        if verdict.best is comparison.defaults:
+            where = "" if verdict.compared is None else " on data that the search never saw"
+            self._note(
+                f"no configuration was better than the defaults with fresh seeds{where}: these are kept"
             )
-        if best is not defaults:
-            pairs = [
-                (self._final(found[defaults.config, seed]), self._final(found[best.config, seed]))
-                for seed in seeds
-                if (defaults.config, seed) in found and (best.config, seed) in found
-            ]
-            compared = beside(best.config, [pair for pair in pairs if None not in pair], unseen)  # type: ignore[misc]
-            if compared is not None:
-                self._emit(ev.SearchCompared(run=self.run_id, compared=compared))
-                self._record.say(compared=dataclasses.asdict(compared))
-        else:
-            self._note("no configuration was better than the defaults when both were run with fresh seeds")
-        self._record.say(best=best.config)
-        numbers = [
-            (one.values[0], number)
-            for (config, _), (one, number) in _numbered(found)
-            if config == best.config
-        ]
-        if not numbers:
-            return None
-        number = min(numbers, key=lambda pair: sign * pair[0])[1]
-        given = places.give(number)
-        return None if given is None else Kept(*given, dict(best.params))
-
-    def _winner(
-        self, defaults: Entry, few: Sequence[Entry], found: dict[tuple[str, int], _Repeated]
-    ) -> Entry:
-        """The best by what the search sees, over fresh seeds."""
-        sign = -1.0 if self._largest else 1.0
-        means: dict[str, float] = {}
-        for entry in [defaults, *few]:
-            values = [one.entry.values[0] for (config, _), one in found.items() if config == entry.config]
-            if values:
-                means[entry.config] = sign * statistics.mean(values)
-        there = [one for one in [defaults, *few] if one.config in means]
-        return min(there, key=lambda one: means[one.config]) if there else defaults
-
-    def _final(self, repeated: _Repeated) -> float | None:
-        entry = repeated.entry
-        if self._options.final is not None:
-            return entry.final
-        return entry.values[0] if entry.values else None
+        self._record.say(best=verdict.best.config)
+        given = None if verdict.number is None else places.give(verdict.number)
+        return None if given is None else Kept(*given, dict(verdict.best.params))
 
     def _repeat(
-        self, places: Workers, entries: Sequence[Entry], seeds: Sequence[int], *, unseen: bool = False
-    ) -> dict[tuple[str, int], _Repeated]:
+        self, places: Workers, entries: Sequence[Entry], seeds: Sequence[int], unseen: bool
+    ) -> Repeats:
         """Run configurations whole with these seeds, all with a seed before any with the next."""
         left = [(entry, seed) for seed in seeds for entry in entries]
         wanted = {(entry.config, seed) for entry, seed in left}
-        found: dict[tuple[str, int], _Repeated] = {}
+        found: Repeats = {}
         running: dict[int, tuple[str, int]] = {}
         while (left or running) and not self._stop.is_set():
             while left and places.free():
@@ -588,7 +545,7 @@ class Search:
                 key = running.pop(job.number)
                 self._end(job, outcome)
                 if outcome.status == "complete" and key in wanted:
-                    found[key] = _Repeated(self._entries[-1], job.number)
+                    found[key] = Repeated(self._entries[-1], job.number)
         return found
 
     @property
@@ -636,19 +593,3 @@ class _Running:
             text=(outcome.text + printed)[-_MOST_TEXT:],
             line=outcome.line,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Repeated:
-    """A repeat that came to its end, and the number that its process knows it by."""
-
-    entry: Entry
-    number: int
-
-
-def _numbered(found: dict[tuple[str, int], _Repeated]) -> list[tuple[tuple[str, int], tuple[Entry, int]]]:
-    return [(key, (one.entry, one.number)) for key, one in found.items()]
-
-
-def _violation(constraints: Sequence[float]) -> float:
-    return sum(max(0.0, one) for one in constraints)

@@ -10,14 +10,26 @@ from typing import IO
 _WAIT_S = 5.0
 
 
+def ending(status: int) -> str:
+    """How a process ended, from its exit status; that of a signal is negative."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-status).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+    return f"was ended by signal {-status}"
+
+
 def last_words(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
-    """Say by what a process was ended, or its exit code with the last line of its log, which holds both its streams."""
+    """Say by what a process was ended, or its exit status with the last line of its log (both streams)."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_WAIT_S)
-    code = process.returncode
-    if code is not None and code < 0:
-        memory = ", as it does when memory runs out" if -code == signal.SIGKILL else ""
-        return f"its process was ended by {signal.Signals(-code).name}{memory}"
+    status = process.returncode
+    if status is None:
+        return "its process does not answer and has not ended"
+    if status < 0:
+        return f"its process {ending(status)}"
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
-    return f"its process ended with code {code}{': ' + lines[-1] if lines else ''}"
+    return f"its process {ending(status)}{': ' + lines[-1] if lines else ''}"

@@ -300,7 +300,7 @@ def _until(task: Task, sealed: Sealed, seed: int, wanted: float, most: float = 6
     search = search_of(
         task,
         sealed,
-        f"until {seed}",
+        f"until {task.name} {seed}",
         seed=seed,
         trials=100_000,
         limit_cost=most,

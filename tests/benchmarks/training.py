@@ -30,7 +30,7 @@ from deepseek_lab.measure.race import Ratio
 
 ROUNDS = 15
 FASTER, OF_THE_BEST, NOT_SLOWER = 1.67, 1.0, 0.97
-SETTLED_S = 900.0
+SETTLED_S, REST_S = 900.0, 4.0
 
 
 def resnet() -> nn.Module:
@@ -97,7 +97,7 @@ def raced(loops: dict[str, Callable[[], object]], base: str, rounds: int = ROUND
 
 
 def settle(model: nn.Module, step: Callable[[], object], **options: object) -> deepseek_lab.Optimized:
-    """Train under the engine until it has decided."""
+    """Train under the engine until it has decided, with rests: what is built is built while nobody else computes."""
     fast = deepseek_lab.optimize(model, **options)
     until = time.monotonic() + SETTLED_S
     while time.monotonic() < until:
@@ -107,6 +107,8 @@ def settle(model: nn.Module, step: Callable[[], object], **options: object) -> d
             break
         if lanes and all(lane.state == "eager" for lane in lanes):
             break
+        if any(lane.training is not None and lane.training.phase == "searching" for lane in lanes):
+            time.sleep(REST_S)
     return fast
 
 

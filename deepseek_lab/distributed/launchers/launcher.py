@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
-import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,17 +106,6 @@ class Launcher(abc.ABC):
 
     def close(self) -> None:  # noqa: B027 - most leave nothing
         """Remove what was made beside the processes, which have ended."""
-
-
-def ending(status: int) -> str:
-    """How a process ended, from its exit status; that of a signal is negative."""
-    if status >= 0:
-        return f"ended with exit status {status}"
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(-status).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"was ended by {name}{hint}"
-    return f"was ended by signal {-status}"
 
 
 def tail(text: bytes) -> str:

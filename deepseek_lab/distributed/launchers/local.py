@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from deepseek_lab.distributed.launchers.launcher import Launcher, Process, Start, ending, tail
+from deepseek_lab.distributed.launchers.launcher import Launcher, Process, Start, tail
+from deepseek_lab.processes.ends import ending
 
 
 class Local(Launcher):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from deepseek_lab.distributed.channel import Message
-from deepseek_lab.distributed.launchers.launcher import Launcher, Site, Start, ending, tail
+from deepseek_lab.distributed.launchers.launcher import Launcher, Site, Start, tail
+from deepseek_lab.processes.ends import ending
 
 _PATIENCE_S = 1.0
 SILENT_S = 30

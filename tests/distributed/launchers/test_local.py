@@ -6,8 +6,9 @@ import time
 import psutil
 
 from deepseek_lab.distributed.launchers import Local
-from deepseek_lab.distributed.launchers.launcher import ending, tail
+from deepseek_lab.distributed.launchers.launcher import tail
 from deepseek_lab.distributed.ranks import Ranks
+from deepseek_lab.processes.ends import ending
 
 
 def test_another_address_and_words_before_the_command() -> None:
