@@ -16,7 +16,7 @@ SMALL_SHARE, SMALL_TURNS = 1 / 6, 1 / 4
 """Of a whole trial, what a small one is: of the data, or of the turns."""
 FIRST, SECOND = 1 / 9, 1 / 3
 """Of the steps at which a whole trial reports, where the rungs are."""
-KEPT = (0.5, 0.4)
+KEPT = (0.35, 0.33)
 """Of those that came to a rung, the part that goes on."""
 RISES = 0.25
 """Of small trials, the part that is run whole."""
