@@ -60,12 +60,13 @@ export class Parallel extends Lines {
     const drawn = [...shown.subarray(0, BEST), ...sampled(shown.subarray(BEST), OTHERS)];
     const first = Math.max(1, Math.min(MOST_BEST, Math.round(0.05 * all.length)));
     const quarter = Math.max(first, Math.round(all.length / 4));
-    const places = new Map(Array.from(all, (row, place) => [row, place]));
+    const places = new Uint32Array(state.trials.count).fill(all.length);
+    for (const [place, row] of all.entries()) places[row] = place;
     this.lines = drawn.map((row) => ({ row, points: this.#points(row) }));
     this.order = shown;
     const kinds: Line[][] = [[], [], []];
     for (const line of this.lines) {
-      const place = places.get(line.row) ?? all.length;
+      const place = places[line.row] ?? all.length;
       kinds[place < first ? 0 : place < quarter ? 1 : 2]?.push(line);
     }
     const looks = quarterLooks(palette);

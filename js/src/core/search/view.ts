@@ -31,6 +31,8 @@ import { words } from "./words";
 const DRAWN_MS = 150;
 /** Of the page's time, at most this much is spent on drawing what is new. */
 const SHARE = 0.2;
+/** Of one frame, pictures take at most this many milliseconds, or one picture does; the others come in the next. */
+const FRAME_MS = 12;
 /** Pause after the last letter before trials are filtered. */
 const TYPING_MS = 150;
 /** Seconds without a word after which the reader is told so. */
@@ -65,6 +67,9 @@ export class SearchView implements LiveView, Stage {
   readonly #curves: Curves;
   readonly #front: Front;
   readonly #pictures: readonly Picture[];
+  /** Pictures that do not show yet what is new. */
+  #waiting: readonly Picture[] = [];
+  #next = 0;
   readonly #listing: Listing;
   readonly #remarks = new Remarks();
   readonly #cut = element("p", { class: "dsl-note", hidden: true });
@@ -139,6 +144,7 @@ export class SearchView implements LiveView, Stage {
 
   dispose(): void {
     cancelAnimationFrame(this.#frame);
+    cancelAnimationFrame(this.#next);
     clearTimeout(this.#timer);
     clearTimeout(this.#typing);
     for (const end of this.#endings) end();
@@ -208,9 +214,10 @@ export class SearchView implements LiveView, Stage {
     this.#refilter();
   }
 
-  /** Draw at once what is new. */
+  /** Draw at once all that is new. */
   drawNow(): void {
     this.#draw();
+    this.#drawWaiting(Infinity);
   }
 
   #toolbar(): HTMLElement {
@@ -238,7 +245,7 @@ export class SearchView implements LiveView, Stage {
 
   #refilter(): void {
     this.#mask();
-    for (const picture of this.#pictures) picture.draw();
+    this.#drawPictures();
     this.#listing.draw(true);
   }
 
@@ -301,7 +308,7 @@ export class SearchView implements LiveView, Stage {
     this.#front.element.hidden = state.metrics.length < 2;
     this.#curves.element.hidden = !this.#curves.any;
     this.#curves.element.classList.toggle("dsl-wide", this.#importance.element.hidden);
-    for (const picture of this.#pictures) if (!picture.element.hidden) picture.draw();
+    this.#drawPictures();
     this.#listing.draw();
     this.#remarks.draw(state);
     const { more, count } = state.trials;
@@ -309,6 +316,32 @@ export class SearchView implements LiveView, Stage {
     const notes = [cut, more > 0 ? words.tooMany(more) : ""].filter((one) => one !== "");
     this.#cut.hidden = notes.length === 0;
     write(this.#cut, notes.join(" "));
+  }
+
+  /** One after the other, so that the page answers in between. */
+  #drawPictures(): void {
+    const due = this.#pictures.filter((picture) => !picture.element.hidden);
+    // Those that have waited come first: steady news would keep the last ones from ever being drawn.
+    const waited = this.#waiting.filter((picture) => due.includes(picture));
+    this.#waiting = [...waited, ...due.filter((picture) => !waited.includes(picture))];
+    this.#drawWaiting(FRAME_MS);
+  }
+
+  #drawWaiting(mostMs: number): void {
+    const began = performance.now();
+    while (this.#waiting.length > 0) {
+      const [picture, ...others] = this.#waiting;
+      this.#waiting = others;
+      picture?.draw();
+      if (performance.now() - began > mostMs) break;
+    }
+    cancelAnimationFrame(this.#next);
+    if (this.#waiting.length > 0)
+      this.#next = requestAnimationFrame(() => {
+        const start = performance.now();
+        this.#drawWaiting(FRAME_MS);
+        this.#tookMs += performance.now() - start;
+      });
   }
 
   #said(running: boolean): string {
