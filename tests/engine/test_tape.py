@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,8 +201,6 @@ def test_kept_memory_costs_no_page_faults_and_is_given_back() -> None:
         kept, held = faults(), resident()
     finally:
         allocator.give_back()
-    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not huge.exists() or "[always]" not in huge.read_text():  # else a fault is 512 pages
-        assert usual > 40_000
+    assert usual > 100  # 320 MiB; how much a fault brings, a page, some, or 2 MiB, is the kernel's choice
     assert kept < usual / 20
     assert held - resident() > 200 << 20

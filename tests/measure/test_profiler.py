@@ -65,14 +65,14 @@ class Twice(nn.Module):
 
 def test_lines_get_the_time_that_they_take() -> None:
     def cell() -> None:
-        until = time.perf_counter() + 0.2
+        until = time.perf_counter() + 0.8
         while time.perf_counter() < until:
             sum(range(500_000))  # busy
-        time.sleep(0.1)  # asleep
+        time.sleep(0.4)  # asleep
 
     costs = profiled(cell)
     busy, asleep = line_of(costs, "# busy"), line_of(costs, "# asleep")
-    assert asleep.self_s == pytest.approx(0.1, abs=0.05)
+    assert asleep.self_s == pytest.approx(0.4, abs=0.2)
     assert asleep.waiting_s > 0.5 * asleep.self_s
     assert busy.self_s > asleep.self_s
     assert busy.waiting_s < 0.5 * busy.self_s
@@ -287,14 +287,14 @@ def test_waiting_for_data_is_a_phase_of_its_own(num_workers: int) -> None:
 
 
 def test_waiting_is_told_from_computing() -> None:
-    """For a lock, for a queue and for another process."""
+    """For a lock, for a queue and for another process; each longer than between two looks, 0.1 s at most."""
     lock, words = threading.Lock(), queue.SimpleQueue[int]()
     lock.acquire()
 
     def later() -> None:
-        time.sleep(0.1)
+        time.sleep(0.4)
         lock.release()
-        time.sleep(0.1)
+        time.sleep(0.4)
         words.put(1)
 
     def cell() -> None:
@@ -303,19 +303,19 @@ def test_waiting_is_told_from_computing() -> None:
         lock.acquire()  # locked
         words.get()  # empty
         other.join()
-        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.1)"], check=True)  # outside
-        until = time.thread_time() + 0.1
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.4)"], check=True)  # outside
+        until = time.thread_time() + 0.4
         while time.thread_time() < until:
             sum(range(10_000))  # busy
 
     costs = profiled(cell)
     for words_of_line in ("# locked", "# empty", "# outside"):
         line = line_of(costs, words_of_line)
-        assert line.waiting_s > 0.05
+        assert line.waiting_s > 0.2
         assert line.waiting_s > 0.5 * line.self_s
     busy = line_of(costs, "# busy")
     assert busy.waiting_s < 0.5 * busy.self_s
-    assert costs.waiting_s >= 0.25
+    assert costs.waiting_s >= 1.0
 
 
 def test_a_long_cell_is_recorded_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +337,7 @@ def test_a_long_cell_is_recorded_in_windows(monkeypatch: pytest.MonkeyPatch) -> 
     assert session._recorder is not None
     assert len(session._recorder.windows) > 1
     costs = session.costs()
-    assert 0.02 <= costs.recorded_s < 0.7 * costs.wall_s
+    assert 2 * recorder.MIN_S <= costs.recorded_s < 0.7 * costs.wall_s
     assert 0 < module(costs, "model").num_calls < count
     assert costs.attributed >= 0.95
     assert line_of(costs, "# called").self_s + line_of(costs, "x = self.narrow").self_s > 0.8 * costs.wall_s
@@ -354,7 +354,7 @@ def test_a_window_that_opens_in_the_middle_of_a_line_gives_it_its_time(
     model, x = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3))), torch.randn(4, 64)
 
     def outer() -> None:
-        deque(map(model, repeat(x, 3000)), maxlen=0)  # all in one
+        deque(map(model, repeat(x, 12_000)), maxlen=0)  # all in one
 
     def cell() -> None:
         outer()  # called

@@ -15,18 +15,20 @@ from deepseek_lab.notebook.verbs.profile import ShownCosts
 
 
 def test_cell_shows_lines_modules_and_operators_and_keeps_its_value(training: Kernel) -> None:
-    outcome = training.ok("%%deepseek profile --to r\ntrain(30)\ntime.sleep(0.1)\n'its own value'")
+    outcome = training.ok("%%deepseek profile --to r\ntrain(300)\ntime.sleep(0.5)\n'its own value'")
     assert outcome.result == "'its own value'"
     assert outcome.stderr == ""
     (shown,) = outcome.displays
     text = shown["text/plain"]
     assert text.startswith("profile  ")
-    for word in ("by line", "by module", "by operator", "time.sleep(0.1)", "model.0", "addmm", "waiting"):
+    for word in ("by line", "by module", "by operator", "time.sleep(0.5)", "model.0", "addmm", "waiting"):
         assert word in text
     assert "<script" not in shown["text/html"]
     assert "application/vnd.deepseek-lab.v1+json" in shown
     assert training.value("r.attributed > 0.95") == "True"
-    assert training.value("[0 < one.num_calls <= 30 for one in r.modules if one.path == 'model']") == "[True]"
+    assert (
+        training.value("[0 < one.num_calls <= 300 for one in r.modules if one.path == 'model']") == "[True]"
+    )
     assert training.value("[l.line for l in r.lines if l.in_cell and 'sleep' in l.text]") == "[3]"
 
 
