@@ -30,6 +30,9 @@ TABLES = (
     ("convergence_lossy",),
     ("scaling",),
     ("scaling_v100",),
+    ("search", "overhead"),
+    ("search", "workers"),
+    ("search", "compute", "5", "digits MLP"),
 )
 
 
