@@ -85,7 +85,7 @@ class Comparison:
             both = [defaults] if best is defaults else [defaults, best]
             found = repeat(both, self.seeds, True)
         compared = None if best is defaults else self._beside(best, found)
-        if compared is not None and self._sign * compared.difference >= 0.0:
+        if compared is None or not self._sign * compared.difference < 0.0:
             best = defaults
         numbers = [
             (self._sign * one.entry.values[0], one.number)

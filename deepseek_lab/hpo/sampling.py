@@ -7,6 +7,7 @@ does not grow with the number of trials, and small trials and whole ones can be 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import math
 import random
 import warnings
@@ -33,6 +34,7 @@ NEAR = 0.5
 """Of configurations, the part that is a step from one of the best."""
 ELITE = 0.1
 """The best of those that are known, as a part of them."""
+_MOST_ELITE = 30
 _ATTEMPTS = 4
 """At a step to where nobody has been."""
 _VIOLATION = "violation"
@@ -159,7 +161,7 @@ class Sampling:
         known = [one for one in self._known.values() if one.values is not None]
         if not known:
             return None
-        best = self._ordered(known)[: math.ceil(ELITE * len(known))]
+        best = self._ordered(known, min(_MOST_ELITE, math.ceil(ELITE * len(known))))
         for _ in range(_ATTEMPTS):
             found = nearby.step(self._draw.choice(best).params, self._spaces, self._draw)
             if all(found != one.params for one in known):
@@ -260,12 +262,14 @@ class Sampling:
     def _best(self, kept: Sequence[Judged]) -> set[str]:
         if len(self._directions) > 1:
             return set()
-        return {one.config for one in self._ordered(kept)[:_BEST]}
+        return {one.config for one in self._ordered(kept, _BEST)}
 
-    def _ordered(self, kept: Sequence[Judged]) -> list[Judged]:
-        """By the first value, the best first."""
+    def _ordered(self, kept: Sequence[Judged], num: int) -> list[Judged]:
+        """So many by the first value, the best first."""
         sign = -1.0 if self._directions[0] == "maximize" else 1.0
-        return sorted(kept, key=lambda one: (one.violation, sign * (one.values or (math.inf,))[0]))
+        return heapq.nsmallest(
+            num, kept, key=lambda one: (one.violation, sign * (one.values or (math.inf,))[0])
+        )
 
     def _frozen(self, one: Judged) -> FrozenTrial:
         return create_trial(

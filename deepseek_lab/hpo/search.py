@@ -515,7 +515,8 @@ class Search:
             self._emit(ev.SearchCompared(run=self.run_id, compared=verdict.compared))
             self._record.say(compared=dataclasses.asdict(verdict.compared))
         if verdict.best is comparison.defaults:
-            where = "" if verdict.compared is None else " on data that the search never saw"
+            unseen = verdict.compared is not None and verdict.compared.unseen
+            where = "" if not unseen else " on data that the search never saw"
             self._note(
                 f"no configuration was better than the defaults with fresh seeds{where}: these are kept"
             )

@@ -37,6 +37,18 @@ def test_a_search_finds_what_is_better_for_a_part_of_the_cost(look: Look) -> Non
     assert done.kept.params["width"] == "256"
 
 
+@pytest.mark.parametrize(("proof", "kept"), [("-x", 0.5), ("x", None)])
+def test_what_is_not_better_on_unseen_data_is_not_kept(look: Look, proof: str, kept: float | None) -> None:
+    cell = f"x = ds.uniform(0.0, 1.0, default=0.5)\naccuracy = x\nproof = {proof}\n"
+    done = look(cell, trials=8, repeats=2, final="proof", binds=("x",))
+    assert done.result.best.values[0] > 0.5
+    assert done.result.compared.difference < 0 if kept else done.result.compared.difference > 0
+    assert done.kept is not None
+    assert done.kept.params["x"] == (kept or done.result.best.params["x"])
+    told = "no configuration was better than the defaults with fresh seeds on data that the search never saw"
+    assert any(note.startswith(told) for note in done.result.notes) is bool(kept)
+
+
 def test_the_defaults_come_first_and_whole(look: Look) -> None:
     rows = list(look(CURVE).result.rows.values())
     assert rows[0].purpose == "defaults"
