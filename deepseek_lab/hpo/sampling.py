@@ -55,8 +55,10 @@ class Judged:
 class Draw:
     """A configuration that is being chosen, value by value."""
 
-    def __init__(self, config: str, study: optuna.Study) -> None:
+    def __init__(self, config: str, study: optuna.Study, wanted: dict[str, Plain] | None = None) -> None:
         self.config, self.study = config, study
+        self.wanted = wanted
+        """What it is to be before anybody has asked for it; None where that is left to the sampler."""
         self.trial = study.ask()
         self.params: dict[str, Plain] = {}
 
@@ -147,9 +149,9 @@ class Sampling:
         """Begin to choose a configuration."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if (params := self._near()) is not None:
-                self._study.enqueue_trial(params)
-            made = Draw(config, self._study)
+            if (wanted := self._near()) is not None:
+                self._study.enqueue_trial(wanted)
+            made = Draw(config, self._study, wanted)
         self._size += 1
         self._running[config] = made
         return made
@@ -162,9 +164,11 @@ class Sampling:
         if not known:
             return None
         best = self._ordered(known, min(_MOST_ELITE, math.ceil(ELITE * len(known))))
+        taken = [one.params for one in known]
+        taken += [draw.wanted or draw.params for draw in self._running.values()]
         for _ in range(_ATTEMPTS):
             found = nearby.step(self._draw.choice(best).params, self._spaces, self._draw)
-            if all(found != one.params for one in known):
+            if found not in taken:
                 return found
         return None
 

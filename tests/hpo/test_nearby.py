@@ -94,3 +94,13 @@ def test_every_other_configuration_is_a_step_from_the_best() -> None:
 def test_the_same_seed_gives_the_same_configurations() -> None:
     assert drawn(near=True) == drawn(near=True)
     assert drawn(near=True) != drawn(near=True, seed=1)
+
+
+def test_no_step_is_taken_twice_while_the_first_one_runs() -> None:
+    spaces = {"kind": Space("choice", labels=("a", "b", "c"), default="a")}
+    for seed in range(20):
+        sampling = Sampling("random", seed, ("min",), near=True)
+        sampling.judge([Judged("best", {"kind": "a"}, (0.0,))], spaces)
+        steps = [draw.wanted for draw in (sampling.draw(str(number)) for number in range(8))]
+        taken = [one["kind"] for one in steps if one is not None]
+        assert len(set(taken)) == len(taken) <= 2
