@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,9 @@ os.environ["DEEPSEEK_LAB_CACHE_DIR"] = _STORE.name
 os.environ["DEEPSEEK_LAB_COMPILE_TRAINING"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# A shell's background job is born deaf to interrupts, and so would be every kernel that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,13 @@ afterEach(() => lab.endKernels());
 let numbered = 0;
 
 /** A new notebook whose first cell has run. */
-async function loaded(cells: readonly string[], options: { dark?: boolean } = {}): Promise<[Page, string]> {
+async function loaded(cells: readonly string[]): Promise<[Page, string]> {
   const name = `book${++numbered}`;
   lab.write(
     name,
     [LOAD, ...cells].map((source) => ({ source })),
   );
-  const page = await lab.open(browser, name, options);
+  const page = await lab.open(browser, name);
   await idle(page);
   await run(page, 0);
   await page.locator(".dsl-toggle[data-state=off]").waitFor({ timeout: 60_000 });
@@ -41,6 +41,17 @@ const phase = (page: Page): Promise<string> => page.locator(".dsl-phase").first(
 
 async function until(page: Page, words: RegExp): Promise<void> {
   await expect.poll(() => phase(page), { timeout: 20_000 }).toMatch(words);
+}
+
+/** Look at a page in its light theme, and then in the dark one. */
+async function inBothThemes(page: Page, look: (theme: string) => Promise<void>): Promise<void> {
+  for (const theme of ["Light", "Dark"]) {
+    await command(page, `Use Theme: JupyterLab ${theme}`);
+    await page
+      .locator(`body[data-jp-theme-light=${String(theme === "Light")}]`)
+      .waitFor({ state: "attached" });
+    await look(theme);
+  }
 }
 
 async function steps(page: Page): Promise<number> {
@@ -156,40 +167,38 @@ for step in (run := deepseek_lab.track(range(100_000), name="training")):
 });
 
 describe("the race of candidates", () => {
-  it.each([false, true])(
-    "is shown with its graph, dark: %s",
-    async (dark) => {
-      const [page] = await loaded(
-        [
-          `%%deepseek optimize --backends onnxruntime,openvino,kernels --wait 90
+  it("is shown with its graph, in both themes", async () => {
+    const [page] = await loaded([
+      `%%deepseek optimize --backends onnxruntime,openvino,kernels --wait 90
 model = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 512)).eval()
 x = torch.randn(64, 512)
 with torch.no_grad():
     for _ in range(3):
         y = model(x)`,
-        ],
-        { dark },
-      );
-      await run(page, 1);
-      const output = page.locator(".dsl-output");
-      await output.getByRole("tab", { name: /Graph/ }).waitFor({ timeout: 120_000 });
-      await expect
-        .poll(() => output.locator(".dsl-run h3 small").first().innerText(), { timeout: 120_000 })
-        .toMatch(/runs now|eager is kept/);
-      const table = await output.locator(".dsl-run table").first().innerText();
-      for (const candidate of ["openvino", "onnxruntime", "kernels"]) expect(table).toContain(candidate);
-      await output.getByRole("tab", { name: /Graph/ }).click();
-      await output.locator("[role=treeitem]").first().waitFor();
-      if (process.env["SHOTS"]) {
-        await page.screenshot({ path: `${process.env["SHOTS"]}/race_graph_${dark ? "dark" : "light"}.png` });
-        await output.getByRole("tab", { name: "Run", exact: true }).click();
-        await page.screenshot({ path: `${process.env["SHOTS"]}/race_run_${dark ? "dark" : "light"}.png` });
+    ]);
+    await run(page, 1);
+    const output = page.locator(".dsl-output");
+    const tabs = {
+      Graph: output.getByRole("tab", { name: /Graph/ }),
+      Run: output.getByRole("tab", { name: "Run", exact: true }),
+    };
+    await tabs.Graph.waitFor({ timeout: 120_000 });
+    await expect
+      .poll(() => output.locator(".dsl-run h3 small").first().innerText(), { timeout: 120_000 })
+      .toMatch(/runs now|eager is kept/);
+    const table = await output.locator(".dsl-run table").first().innerText();
+    for (const candidate of ["openvino", "onnxruntime", "kernels"]) expect(table).toContain(candidate);
+    await inBothThemes(page, async (theme) => {
+      for (const [name, tab] of Object.entries(tabs)) {
+        await tab.click();
+        if (name === "Graph") await output.locator("[role=treeitem]").first().waitFor();
+        if (process.env["SHOTS"])
+          await page.screenshot({ path: `${process.env["SHOTS"]}/race_${name}_${theme}.png`.toLowerCase() });
+        expect(await violations(page, ".dsl-output")).toEqual([]);
       }
-      expect(await violations(page, ".dsl-output")).toEqual([]);
-      await page.close();
-    },
-    200_000,
-  );
+    });
+    await page.close();
+  }, 200_000);
 });
 
 // Notebook 7 has no setting that turns it off.
@@ -258,9 +267,9 @@ describe("the toggle and the panel", () => {
     await page.close();
   });
 
-  it.each([false, true])("lists the notebook's runs, stops them and compares two, dark: %s", async (dark) => {
+  it("lists the notebook's runs, stops them and compares two, in both themes", async () => {
     const quick = LOOP.replace("100_000", "30");
-    const [page] = await loaded([quick, LOOP], { dark });
+    const [page] = await loaded([quick, LOOP]);
     await run(page, 1);
     await idle(page);
     await run(page, 2);
@@ -276,8 +285,10 @@ describe("the toggle and the panel", () => {
     for (const box of await panel.getByRole("checkbox").all()) await box.check();
     await panel.getByRole("button", { name: "Open two chosen runs" }).click();
     await expect.poll(() => page.locator(".dsl-comparison .dsl-run").count()).toBe(2);
-    expect(await violations(page, ".dsl-comparison")).toEqual([]);
-    expect(await violations(page, ".dsl-toggle")).toEqual([]);
+    await inBothThemes(page, async () => {
+      for (const part of [".dsl-panel", ".dsl-comparison", ".dsl-toggle"])
+        expect(await violations(page, part)).toEqual([]);
+    });
     await page.close();
   });
 });
