@@ -190,8 +190,10 @@ export class RunView implements LiveView {
       const said = race.decided
         ? [words.decided(race.chosen), race.reason].filter((text) => text !== "").join(": ")
         : words.undecided;
+      // Why eager is kept says already what was measured.
+      const told = race.decided && race.chosen === "eager" && race.reason !== "";
       const measured =
-        gain === undefined || !Number.isFinite(gain.speedup)
+        gain === undefined || told || !Number.isFinite(gain.speedup)
           ? ""
           : `  ${words.gain(gain.speedup, gain.speedup_ci95[0], gain.speedup_ci95[1])}`;
       parts.push(
