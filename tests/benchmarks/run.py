@@ -26,6 +26,7 @@ TABLES = (
     ("memory_devices",),
     ("inspector",),
     ("ranks",),
+    ("ranks_beside",),
     ("communication",),
     ("convergence_lossy",),
     ("scaling",),
