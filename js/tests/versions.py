@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("tests/lab.browser.test.ts", "tests/live.browser.test.ts", "tests/widget.browser.test.ts")
+TESTS = tuple(f"tests/{name}.browser.test.ts" for name in ("lab", "live", "search.live", "widget"))
 
 
 @dataclasses.dataclass(frozen=True)
