@@ -13,10 +13,13 @@ VIEWS := deepseek_lab/views/_static/page.js
 JLPM := cd js && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm
 EXTENSION := $(VENV)/share/jupyter/labextensions/deepseek-lab
 CHROMIUM ?= /usr/bin/chromium
-# Tests that run one after another, as they wait for a builder that stands back for whoever else computes, or look at
-# what the machine does beside them; all others run two at a time, each in one thread.
+# Tests run two at a time, each in one thread, but not those of the engine, which wait for a builder that stands back for
+# whoever else computes, beside ranks and searches (APART); and those that look at what else the machine does run alone.
+APART := $(addprefix tests/,architectures base capture distributed hpo inspector kernels memory/devices monitor server views \
+	$(patsubst %,notebook/test_%.py,distributed_plan hpo limits live_search memory_plan ranks))
 ALONE := $(patsubst %,tests/%.py,engine/test_compiled engine/test_first_win engine/test_workshop \
 	measure/test_profiler notebook/test_profile)
+TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 HAS_HEADERS = $(PYTHON) -c 'import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
@@ -37,7 +40,8 @@ demo: setup ## run examples/quickstart.ipynb in a real kernel on pretrained mode
 	$(BIN)/python examples/run.py examples/quickstart.ipynb
 
 test: setup lint test-views ## every check and every test (what continuous integration runs)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests $(addprefix --ignore=,$(ALONE))
+	$(TWO) $(APART)
+	$(TWO) tests $(addprefix --ignore=,$(APART) $(ALONE))
 	$(BIN)/python -m pytest $(ALONE)
 
 test-views: setup $(CHROMIUM) ## the tests of the views, in Node and in a real browser
