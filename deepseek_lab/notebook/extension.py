@@ -9,6 +9,7 @@ from typing import Any
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.notebook import questions
+from deepseek_lab.notebook.cells import is_ours
 from deepseek_lab.notebook.completion import matcher
 from deepseek_lab.notebook.header import HeaderTransformer
 from deepseek_lab.notebook.holdings import on_memory_error
@@ -107,8 +108,10 @@ class NotebookHost:
 
         return name, run
 
-    def python(self, body: str) -> str:
+    def python(self, body: str, *, magics: bool = False) -> str:
         """A cell's text as Python that runs without the notebook; lines keep their numbers.
+
+        ``magics`` are calls of ``get_ipython()`` then, but for ours.
 
         Raises:
             TargetError: it holds a magic, or waits for something at its top level.
@@ -119,7 +122,7 @@ class NotebookHost:
         transformed: str = "\n" * above + self._shell.transform_cell(text)
         tree = ast.parse(transformed)
         for node in ast.walk(tree):
-            if isinstance(node, ast.Name) and node.id == "get_ipython":
+            if isinstance(node, ast.expr) and (_is_ours(node) if magics else _is_shell(node)):
                 raise TargetError(
                     f"line {node.lineno} is a magic or a command of the notebook, which other processes do not have",
                     hint="run that line in a cell of its own",
@@ -148,6 +151,24 @@ class NotebookHost:
             if result.execution_count:
                 self.failed.add(result.execution_count)
             on_memory_error(result.error_in_exec, warn)
+
+
+def _is_shell(node: ast.expr) -> bool:
+    """Whether a node of a transformed cell is what every magic begins with."""
+    return isinstance(node, ast.Name) and node.id == "get_ipython"
+
+
+def _is_ours(node: ast.expr) -> bool:
+    """Whether a node of a transformed cell is one of our magics."""
+    match node:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Call(func=func), attr=attr),
+            args=[ast.Constant(value=str(name)), ast.Constant(value=str(line)), *_],
+        ) if _is_shell(func):
+            sign = "%%" if attr == "run_cell_magic" else "%"
+            return is_ours(f"{sign}{name} {line}")
+        case _:
+            return False
 
 
 class Extension:

@@ -50,8 +50,10 @@ class Host(Protocol):
     def prepare(self, body: str) -> tuple[str, Callable[[], Any]]:
         """Compile text as a cell: the file name of its code, and what runs it and gives its value."""
 
-    def python(self, body: str) -> str:
+    def python(self, body: str, *, magics: bool = False) -> str:
         """A cell's text as Python that runs without the notebook, line by line.
+
+        ``magics``: those of IPython may be in it, as calls of ``get_ipython()``.
 
         Raises:
             TargetError: it is a text that only the notebook understands.
@@ -151,7 +153,7 @@ class ScriptHost:
         """
         raise TargetError("a statement needs a notebook", hint="python -m deepseek_lab profile SCRIPT.py")
 
-    def python(self, body: str) -> str:
+    def python(self, body: str, *, magics: bool = False) -> str:
         """Text is Python in a script."""
         return body
 

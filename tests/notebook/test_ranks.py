@@ -65,6 +65,24 @@ def last(outcome: object) -> dict[str, str]:
 
 
 class TestCells:
+    def test_magics_of_ipython_work_on_ranks(self, ranks: Kernel) -> None:
+        said = last(ranks.ok("%%deepseek ranks\n%time times = 3 + rank\ntimes"))["text/plain"]
+        assert "[0] CPU times: " in said
+        assert said.splitlines()[-2:] == ["[0] 3", "[1] 4"]
+        said = last(ranks.ok("%%deepseek ranks\nlines = !echo rank $(($RANK + 5))\nlines[0]"))["text/plain"]
+        assert said.splitlines() == ["[0] 'rank 5'", "[1] 'rank 6'"]
+        ranks.ok("%%deepseek ranks\n%%time\ndef told():\n    return times * 2")
+        assert last(ranks.ok("%%deepseek ranks\ntold()"))["text/plain"].splitlines() == ["[0] 6", "[1] 8"]
+
+    def test_a_magic_that_fails_or_is_ours_is_told(self, ranks: Kernel) -> None:
+        assert "ZeroDivisionError on ranks 0-1" in ranks.run("%%deepseek ranks\n%time 1 / 0").traceback
+        assert "`%nosuch` not found" in ranks.run("%%deepseek ranks\n%nosuch").traceback
+        for ours in ("%deepseek status", "%load_ext deepseek_lab", "%ds_profile f()"):
+            outcome = ranks.run(f"%%deepseek ranks\nx = 1\n{ours}")
+            assert outcome.ename == "TargetError"
+            assert "line 3 is a magic" in outcome.evalue
+        ranks.ok("%%deepseek ranks\n'x' in globals()")
+
     def test_ranks_that_say_the_same_stand_together(self, ranks: Kernel) -> None:
         outcome = ranks.ok("%%deepseek ranks\nprint('same')\nif rank: print('more')\nrank * 10")
         shown = last(outcome)
@@ -105,7 +123,6 @@ class TestCells:
     @pytest.mark.parametrize(
         ("cell", "message"),
         [
-            ("%%deepseek ranks\n%time 1", "line 2 is a magic"),
             ("%%deepseek ranks\nimport asyncio\nawait asyncio.sleep(0)", "line 3 awaits at the top level"),
             ("%%deepseek ranks [7]\n1", "there is no rank 7, the ranks are 0-1"),
             ("%%deepseek ranks all\n1", "'all' names no ranks"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import os
 import queue
 import signal
@@ -170,6 +171,8 @@ class Worker:
 
         if message.payload:
             self.names |= travel.unpack(message.payload, self.names).value
+        if shell := message.fields.get("shell"):  # the module that knows what magics are
+            importlib.import_module(shell).provide(self.names)
         value = cells.run_cell(message.fields["source"], self._file, self.names)
         gathered: list[Any] = []
         if wanted := message.fields.get("gather"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from deepseek_lab.base.errors import MissingPackageError, TargetError, UsageError, nearest
 from deepseek_lab.base.ranks import parse_spans, spans
-from deepseek_lab.notebook import launch, recorded
+from deepseek_lab.notebook import launch, rank_shell, recorded
 from deepseek_lab.notebook.host import Cell, Host
 from deepseek_lab.notebook.on_ranks import OnRanks, failed, name_of
 from deepseek_lab.notebook.parse import Command
@@ -98,7 +98,8 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
 
     running = ranks.needed()
     numbers = _numbers(command.operands) if command.operands else list(range(len(running)))
-    source = host.python(body)
+    source = host.python(body, magics=True)
+    shell = rank_shell.__name__ if "get_ipython" in source else ""
     push, gather = (_names(command, flag) for flag in ("push", "gather"))
     payload = []
     if push:
@@ -110,7 +111,7 @@ def elsewhere(plan: Plan, cell: Cell, body: str, host: Host) -> Shown:
     shown = OnRanks(command, host)
     request = running.ask(
         "run",
-        {"source": source, "file": cell.name, "gather": list(gather)},
+        {"source": source, "file": cell.name, "gather": list(gather), "shell": shell},
         payload,
         ranks=numbers,
         said=shown.said,
