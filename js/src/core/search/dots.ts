@@ -85,7 +85,7 @@ function round(context: CanvasRenderingContext2D, groups: readonly Dots[]): void
   }
 }
 
-/** What images are made in: one for all pictures, as large as the largest. */
+/** What images are made in: one for all pictures, as large as the largest. Between two groups all counts are zero. */
 let scratch: { canvas: HTMLCanvasElement; image: ImageData; counts: Uint32Array } | undefined;
 
 function scratchOf(
@@ -134,18 +134,22 @@ function stamp(
       const wide = dense ? Math.min(2, Math.max(1, Math.round(room / 2))) : 1.6 * radius;
       const block = Math.max(1, Math.round(wide * ratio));
       const packed = packedColour(colour);
-      if (dense) for (let y = top; y < bottom; y++) counts.fill(0, y * line + left, y * line + right);
+      let most = 0;
       for (let at = 0; at < points.length; at += 2) {
         const x = Math.round((points[at] ?? 0) * ratio - block / 2);
         const y = Math.round((points[at + 1] ?? 0) * ratio - block / 2);
         if (!(x >= left && y >= top && x + block <= right && y + block <= bottom)) continue;
-        for (let down = 0; down < block; down++) {
-          const start = (y + down) * line + x;
+        for (let start = y * line + x, down = 0; down < block; down++, start += line) {
           if (!dense) pixels.fill(packed, start, start + block);
-          else for (let one = start; one < start + block; one++) counts[one] = (counts[one] ?? 0) + 1;
+          else
+            for (let one = start; one < start + block; one++) {
+              const now = (counts[one] ?? 0) + 1;
+              counts[one] = now;
+              if (now > most) most = now;
+            }
         }
       }
-      if (dense) shade(pixels, counts, packed, line, [left, top, right, bottom]);
+      if (most > 0) shade(pixels, counts, packed, most, line, [left, top, right, bottom]);
     }
   }
   const drawing = canvas.getContext("2d");
@@ -153,26 +157,30 @@ function stamp(
   context.drawImage(canvas, 0, 0, width, height, 0, 0, width / ratio, height / ratio);
 }
 
-/** Counts become a colour that lets the more of what lies below through the fewer they are. */
+/**
+ * Counts up to `most` become a colour that lets the more of what lies below through the fewer they are, and nothing
+ * again.
+ */
 function shade(
   pixels: Uint32Array,
   counts: Uint32Array,
   packed: number,
+  most: number,
   line: number,
   [left, top, right, bottom]: readonly [number, number, number, number],
 ): void {
-  let most = 1;
-  for (let y = top; y < bottom; y++) {
-    for (let at = y * line + left; at < y * line + right; at++) most = Math.max(most, counts[at] ?? 0);
-  }
   const opacities = Float32Array.from(
     { length: most + 1 },
     (_, count) => 0.3 + (0.7 * Math.log1p(count)) / Math.log1p(most),
   );
+  const alone = Uint32Array.from(opacities, (opacity) => over(packed, opacity, 0));
   for (let y = top; y < bottom; y++) {
-    for (let at = y * line + left; at < y * line + right; at++) {
+    for (let at = y * line + left, end = y * line + right; at < end; at++) {
       const count = counts[at] ?? 0;
-      if (count > 0) pixels[at] = over(packed, opacities[count] ?? 1, pixels[at] ?? 0);
+      if (count === 0) continue;
+      counts[at] = 0;
+      const below = pixels[at] ?? 0;
+      pixels[at] = below === 0 ? (alone[count] ?? 0) : over(packed, opacities[count] ?? 1, below);
     }
   }
 }

@@ -74,28 +74,44 @@ export function standings(state: SearchState, metric: number): Uint32Array {
   return once(state, `standings ${metric}`, () => ranked(state, metric));
 }
 
+/** By metric, the last order: nearly the next one, which is then sorted in hardly more than one pass. */
+const last = new WeakMap<SearchState, Map<number, Uint32Array>>();
+
 function ranked(state: SearchState, metric: number): Uint32Array {
   const { trials } = state;
   const largest = new Map<number, number>();
-  for (const row of valuedWith(state, metric).rows) {
-    if (trials.statusOf(row) !== "complete") continue;
-    const config = trials.config.get(row);
-    const other = largest.get(config);
-    if (other === undefined || trials.cost.get(row) >= trials.cost.get(other)) largest.set(config, row);
-  }
-  const sign = state.direction(metric) === "max" ? -1 : 1;
-  const rows = Uint32Array.from(largest.values());
   // Size and value of each row, and whether it is allowed, without a call for each of a hundred thousand comparisons.
   const sizes = new Float64Array(trials.count);
   const costs = new Float64Array(trials.count);
-  for (const row of rows) {
-    sizes[row] = -trials.cost.get(row) - (trials.allowed.get(row) !== 0 ? 1e6 : 0);
-    costs[row] = sign * trials.value(row, metric);
+  const stands = new Uint8Array(trials.count);
+  const sign = state.direction(metric) === "max" ? -1 : 1;
+  const { rows, values } = valuedWith(state, metric);
+  for (let at = 0; at < rows.length; at++) {
+    const row = rows[at] ?? 0;
+    if (trials.statusOf(row) !== "complete") continue;
+    const [config, cost] = [trials.config.get(row), trials.cost.get(row)];
+    const other = largest.get(config);
+    if (other !== undefined && !(cost >= trials.cost.get(other))) continue;
+    if (other !== undefined) stands[other] = 0;
+    largest.set(config, row);
+    stands[row] = 1;
+    sizes[row] = -cost - (trials.allowed.get(row) !== 0 ? 1e6 : 0);
+    costs[row] = sign * (values[at] ?? NaN);
   }
-  return rows.sort((a, b) => {
+  const ordered: number[] = [];
+  for (const row of last.get(state)?.get(metric) ?? []) {
+    if (stands[row] !== 1) continue;
+    stands[row] = 0;
+    ordered.push(row);
+  }
+  for (const row of largest.values()) if (stands[row] === 1) ordered.push(row);
+  ordered.sort((a, b) => {
     const [one, other] = [sizes[a] ?? 0, sizes[b] ?? 0];
     return one === other ? (costs[a] ?? 0) - (costs[b] ?? 0) || a - b : one - other;
   });
+  const made = Uint32Array.from(ordered);
+  last.set(state, (last.get(state) ?? new Map<number, Uint32Array>()).set(metric, made));
+  return made;
 }
 
 /** Results that no other one beats in one of two metrics without being worse in the other, in the order of the first. */

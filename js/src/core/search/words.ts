@@ -5,7 +5,9 @@ import type { Compared } from "../../protocol";
 import { duration } from "../run/words";
 import type { Phase } from "./state";
 
-const count = (value: number): string => Math.round(value).toLocaleString("en-US");
+const GROUPED = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const TENTHS = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1, minimumFractionDigits: 1 });
+const count = (value: number): string => GROUPED.format(Math.round(value));
 const many = (value: number, noun: string): string => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 
 export const words = {
@@ -33,8 +35,7 @@ export const words = {
   metric: "Metric",
   tried: (configs: number, total: number | null): string =>
     total === null ? many(configs, "configuration") : `${count(configs)} of ${many(total, "configuration")}`,
-  cost: (cost: number): string =>
-    `${cost.toLocaleString("en-US", { maximumFractionDigits: 1, minimumFractionDigits: 1 })} whole trials`,
+  cost: (cost: number): string => `${TENTHS.format(cost)} whole trials`,
   running: (value: number): string => `${count(value)} running`,
   failed: (value: number): string => `${count(value)} failed`,
   stopped: (value: number): string => `${count(value)} stopped early`,
