@@ -22,9 +22,10 @@ def file_of(name: str) -> Path:
 
 
 def names() -> list[str]:
-    """The studies of the store, the one that was written last first."""
-    files = sorted(folder().glob(f"*{_ENDING}"), key=lambda one: one.stat().st_mtime, reverse=True)
-    return [one.name.removesuffix(_ENDING) for one in files]
+    """The studies of the store, the one that was written last first; a file that was only asked for holds none."""
+    found = [(one.stat(), one.name.removesuffix(_ENDING)) for one in folder().glob(f"*{_ENDING}")]
+    there = [(about.st_mtime, name) for about, name in found if about.st_size]
+    return [name for _, name in sorted(there, reverse=True)]
 
 
 def is_name(name: str) -> bool:

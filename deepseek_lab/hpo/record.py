@@ -16,7 +16,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,17 @@ class Entry:
     def violation(self) -> float:
         """By how much it breaks its constraints; 0 where it meets them."""
         return sum(max(0.0, one) for one in self.constraints)
+
+
+def ranked(entries: Iterable[Entry], directions: Sequence[str]) -> list[Entry]:
+    """Whole trials that came to their end and meet their constraints, the best by the first metric first."""
+    whole = [
+        one
+        for one in entries
+        if one.whole and one.status == "complete" and one.purpose != "repeat" and not one.violation
+    ]
+    sign = -1.0 if directions[0] == "max" else 1.0
+    return sorted(whole, key=lambda one: sign * one.values[0])
 
 
 def new_config() -> str:
@@ -205,8 +216,8 @@ class Record:
         if old["cell"] != facts["cell"]:
             raise StudyChanged(
                 f"study {self.name} was made with another cell: {_difference(old['source'], source)}",
-                hint="--name with another name; --on-change restart forgets its trials, --on-change continue keeps "
-                "them where the ranges are the same",
+                hint=f"--name with another name, and --warm-start {self.name} to try its best first there; --on-change "
+                "restart forgets its trials, --on-change continue keeps them where the ranges are the same",
             )
 
     def accept(self, source: str, file: str) -> None:

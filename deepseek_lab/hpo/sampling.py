@@ -88,10 +88,21 @@ class Sampling:
         seed: Of its choices.
         directions: ``min`` or ``max`` for each value.
         near: Whether every other configuration is a step from one of the best instead of what the sampler chooses.
+        first: Values of configurations that come before all others; where a range has no such value, it is chosen.
     """
 
-    def __init__(self, name: str, seed: int, directions: Sequence[str], *, near: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        directions: Sequence[str],
+        *,
+        near: bool = False,
+        first: Sequence[dict[str, Plain]] = (),
+    ) -> None:
         self.name, self._seed, self._steps = name, seed, near and len(directions) == 1
+        self.first = list(first)
+        """What is left of these."""
         self._draw = random.Random(seed)
         self._ranges: frozenset[str] | None = None
         self._grouped = False
@@ -149,12 +160,25 @@ class Sampling:
         """Begin to choose a configuration."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if (wanted := self._near()) is not None:
+            if (wanted := self._first() or self._near()) is not None:
                 self._study.enqueue_trial(wanted)
             made = Draw(config, self._study, wanted)
         self._size += 1
         self._running[config] = made
         return made
+
+    def _first(self) -> dict[str, Plain] | None:
+        """The next of those that come first and have not been tried, as far as the ranges have such values."""
+        while self.first and self._spaces:  # not before a trial has shown them
+            given = self.first.pop(0).items()
+            wanted = {
+                name: one for name, one in given if name in self._spaces and self._spaces[name].holds(one)
+            }
+            tried = [one.params for one in self._known.values()]
+            tried += [draw.wanted or draw.params for draw in self._running.values()]
+            if wanted and not any(wanted.items() <= one.items() for one in tried):
+                return wanted
+        return None
 
     def _near(self) -> dict[str, Plain] | None:
         """Every now and then a step from one of the best."""

@@ -68,6 +68,10 @@ class Options:
     timeout_s: float | None = None
     changed: bool = False
     """Whether the study was made with another cell, whose trials are kept."""
+    first: tuple[dict[str, Plain], ...] = ()
+    """Configurations of another study, which are tried before others."""
+    first_of: str = ""
+    """The name of that study."""
 
 
 TRIALS = 40
@@ -109,7 +113,9 @@ class Search:
         first = "tpe" if options.sampler == "auto" else options.sampler
         self._near = options.sampler == "auto"
         with random_streams():  # packages draw from them when they are imported
-            self._sampling = Sampling(first, options.seed, options.directions, near=self._near)
+            self._sampling = Sampling(
+                first, options.seed, options.directions, near=self._near, first=options.first
+            )
         self._numbers = itertools.count()
         self._jobs: dict[int, _Running] = {}
         self._entries: list[Entry] = []
@@ -440,16 +446,29 @@ class Search:
         for earlier in self._entries[:-1]:
             if earlier.purpose != "repeat":
                 self._ladder.end(earlier.config, self._values(earlier), earlier.violation)
+        if options.first_of:
+            self._note_first(set(entry.params))
         name = options.sampler
         if name == "auto":
             small_s = self._ladder.sizes[0].cost * entry.seconds
             name = suits(small_s, self._ladder.num, self._record.spaces)
         if name != self._sampling.name or self._ladder.top:
             told = ("min",) if self._ladder.top else options.directions
-            self._sampling = Sampling(name, self._fresh_seed(), told, near=self._near)
+            left = self._sampling.first
+            self._sampling = Sampling(name, self._fresh_seed(), told, near=self._near, first=left)
             for earlier in self._entries[:-1]:
                 if earlier.purpose != "repeat" and not self._ladder.top:
                     self._sampling.add(self._judged(earlier), self._record.spaces)
+
+    def _note_first(self, names: set[str]) -> None:
+        options = self._options
+        shared = names & {name for one in options.first for name in one}
+        if not shared:
+            self._sampling.first = []
+            self._note(f"study {options.first_of} has no range of this cell, so nothing of it is tried first")
+            return
+        missing = f", but for {', '.join(sorted(names - shared))}" if names - shared else ""
+        self._note(f"the best {len(options.first)} of study {options.first_of} are tried first{missing}")
 
     def _fresh_seed(self) -> int:
         """Another one whenever something is known: a search that goes on does not draw again what it drew at first."""

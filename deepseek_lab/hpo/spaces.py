@@ -45,6 +45,16 @@ class Space:
         """Whether both allow the same values; their defaults may differ."""
         return dataclasses.replace(self, default=0.0) == dataclasses.replace(other, default=0.0)
 
+    def holds(self, value: object) -> bool:
+        """Whether this is one of its values."""
+        if self.kind == "choice":
+            return value in self.labels
+        kinds = (int,) if "integer" in self.kind else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.low <= value <= self.high:
+            return False
+        place = (value - self.low) / self.step if self.step else 0.0
+        return abs(place - round(place)) < 1e-6
+
     def __str__(self) -> str:
         if self.kind == "choice":
             return f"choice({', '.join(self.labels)})"

@@ -696,6 +696,12 @@ VERBS: dict[str, Verb] = {
                 ),
                 Flag("trial-timeout", "end a trial that takes longer", "seconds", "TIME", default="never"),
                 Flag(
+                    "warm-start",
+                    "another study, whose best configurations are tried first, by the names of their ranges",
+                    "text",
+                    "NAME",
+                ),
+                Flag(
                     "on-change",
                     "when the study was made with another cell: stop, restart it, or continue with its trials",
                     "choice",
@@ -715,6 +721,10 @@ VERBS: dict[str, Verb] = {
                 (
                     "%%deepseek hpo --metric accuracy --time 15m --name digits",
                     "for so long, in a study that another kernel can go on with",
+                ),
+                (
+                    "%%deepseek hpo --metric accuracy --name larger --warm-start digits",
+                    "the cell has changed: begin with what was best before",
                 ),
                 (
                     "%%deepseek hpo --metric accuracy,seconds --direction max,min",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -132,3 +133,18 @@ def test_ranges_need_neither_torch_nor_optuna() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("space", "inside", "outside"),
+    [
+        (Space("log", 1e-5, 1e-1), [1e-5, 0.003, 0.1], [1e-6, 7.0, "0.01", True, math.nan]),
+        (Space("uniform", 0.0, 1.0, step=0.25), [0, 0.25, 1.0], [0.3, 1.25]),
+        (Space("integer", 2, 10, step=2), [2, 10], [3, 4.0, 12]),
+        (Space("log-integer", 8, 256, step=1), [8, 31], [7, 8.5]),
+        (Space("choice", labels=("8", "sgd")), ["8", "sgd"], [8, "adam"]),
+    ],
+)
+def test_a_range_knows_its_values(space: Space, inside: list[object], outside: list[object]) -> None:
+    assert all(space.holds(one) for one in inside)
+    assert not any(space.holds(one) for one in outside)

@@ -81,6 +81,16 @@ def test_studies_are_listed_shown_applied_exported_and_gone_on_with(kernel: Kern
     outcome = kernel.ok("%deepseek hpo resume words --trials 12 --repeats 0 --to more", timeout_s=120)
     assert outcome
     assert kernel.value("more.num_configs") == "12"
+    wider = CELL.replace("ds.choice(4, 8)", "ds.choice(4, 8, 16)")
+    warm = wider.format(name="wider", flags="--repeats 0 --warm-start words")
+    assert "the best 2 of study words are tried first" in shown(kernel.ok(warm, timeout_s=120))
+    outcome = kernel.run(wider.format(name="words", flags="--repeats 0"))
+    assert "--name with another name, and --warm-start words" in outcome.traceback
+    outcome = kernel.run(CELL.format(name="none", flags="--warm-start nothing"))
+    assert "there is no study 'nothing'" in outcome.traceback
+    listed = shown(kernel.ok("%deepseek hpo list"))
+    assert "wider" in listed
+    assert "no study" not in listed
     assert "forgotten" in shown(kernel.ok("%deepseek hpo remove words"))
     assert "no study 'words'" in kernel.run("%deepseek hpo show words").traceback
 

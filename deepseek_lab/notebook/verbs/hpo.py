@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import time
 from pathlib import Path
@@ -141,7 +142,7 @@ def _search(
     from deepseek_lab.processes.sealed import Sealed
     from deepseek_lab.processes.travel import Luggage
 
-    changed = False
+    options = _options(command, metrics, directions)
     try:
         record.begin(source, cell.name, metrics, directions)
     except StudyChanged:
@@ -153,8 +154,7 @@ def _search(
             record.begin(source, cell.name, metrics, directions)
         else:
             record.accept(source, cell.name)
-            changed = True
-    options = _options(command, metrics, directions, changed=changed)
+            options = dataclasses.replace(options, changed=True)
     seen = cells.names(source)
     names = vars_of(host)
     luggage = Luggage(names, sorted(name for name in seen.loads | seen.changes if name in names))
@@ -180,9 +180,7 @@ def _search(
     return shown
 
 
-def _options(
-    command: Command, metrics: tuple[str, ...], directions: tuple[str, ...], *, changed: bool
-) -> Options:
+def _options(command: Command, metrics: tuple[str, ...], directions: tuple[str, ...]) -> Options:
     from deepseek_lab.hpo.search import Options
 
     def whole(flag: str, least: int) -> int | None:
@@ -192,11 +190,13 @@ def _options(
         return None if value is None else int(value)
 
     num, repeats, seed = whole("workers", 0), whole("repeats", 0), whole("seed", 0)
+    trials = whole("trials", 1)
+    first, first_of = _warm(command, trials)
     return Options(
         metrics=metrics,
         directions=directions,
         final=command.text("final"),
-        trials=whole("trials", 1),
+        trials=trials,
         limit_s=command.number("time"),
         target=command.number("target"),
         workers=_default_workers() if num is None else num,
@@ -205,7 +205,8 @@ def _options(
         seed=seed or 0,
         repeats=3 if repeats is None else repeats,
         timeout_s=command.number("trial-timeout"),
-        changed=changed,
+        first=first,
+        first_of=first_of,
     )
 
 
@@ -278,7 +279,7 @@ def _listed(command: Command) -> Shown:
             rows.append((name, str(error.message), "", "", ""))
             continue
         found = [one for one in record.news() if one.purpose != "repeat"]
-        best = _best_of(found, record.facts["directions"])
+        best = next(iter(records.ranked(found, record.facts["directions"])), None)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((one.at_s for one in found), default=0)))
         metric = f"{record.facts['metrics'][0]} {record.facts['directions'][0]}"
         rows.append(
@@ -288,28 +289,42 @@ def _listed(command: Command) -> Shown:
     return table(title, ("study", "trials", "metric", "best", "last trial"), rows, name="studies")
 
 
-def _best_of(found: list[Entry], directions: list[str]) -> Entry | None:
-    whole = [
-        one
-        for one in found
-        if one.whole and one.status == "complete" and all(each <= 0 for each in one.constraints)
-    ]
-    sign = -1.0 if directions[0] == "max" else 1.0
-    return min(whole, key=lambda one: sign * one.values[0], default=None)
-
-
 def _best(record: Record) -> tuple[Entry, dict[str, Any]]:
     """The configuration that was best, as judged with fresh seeds where it was."""
-    found = [one for one in record.news() if one.purpose != "repeat"]
+    best = _ranked(record)[0]
+    return best, best.params
+
+
+def _ranked(record: Record) -> list[Entry]:
+    """Its whole trials, that first which was best with fresh seeds where some were run again, then by what they gave.
+
+    Raises:
+        TargetError: there is none.
+    """
+    from deepseek_lab.hpo.record import ranked
+
     judged = record.facts.get("best")
-    best = next((one for one in found if one.config == judged and one.whole), None) or _best_of(
-        found, record.facts["directions"]
-    )
-    if best is None:
+    found = sorted(ranked(record.news(), record.facts["directions"]), key=lambda one: one.config != judged)
+    if not found:
         raise TargetError(
             f"no whole trial of study {record.name} has ended yet", hint=f"%deepseek hpo resume {record.name}"
         )
-    return best, best.params
+    return found
+
+
+_MOST_FIRST = 8
+"""Configurations of another study that are tried first, at most, and a fifth of all."""
+
+
+def _warm(command: Command, num_trials: int | None) -> tuple[tuple[dict[str, Any], ...], str]:
+    """Values of the best configurations of another study, and its name."""
+    from deepseek_lab.hpo.search import TRIALS
+
+    name = command.text("warm-start")
+    if name is None:
+        return (), ""
+    num = max(1, min(_MOST_FIRST, (num_trials or TRIALS) // 5))
+    return tuple(dict(one.params) for one in _ranked(_record(command, name))[:num]), name
 
 
 def _replayed(record: Record, *, view: str) -> Shown:
