@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepseek_lab.distributed.scaling.network import Link
 from deepseek_lab.distributed.scaling.predict import Compute
-from deepseek_lab.distributed.scaling.ways import GROUP, Arithmetic, Shares, Stages
+from deepseek_lab.distributed.scaling.ways import Arithmetic, Shares, Stages
 from deepseek_lab.distributed.worker import exchange, hosts
 
 SMALL_BYTES = (1 << 10, 4 << 10)
@@ -127,23 +127,20 @@ def measure_arithmetic(num_ranks: int, num_values: int = _NUM_VALUES, least_s: f
 
 def _stages(way: Any, values: Tensor, size: int, least_s: float) -> Stages:
     """The arithmetic of :meth:`Shared.mean` without its collectives."""
-    part = -(-values.numel() // (size * GROUP)) * GROUP
+    turn, key = exchange.Turn(way, values, size, 0), (0, 0)
     times: list[tuple[float, float, float]] = []
     first = time.perf_counter()
     while not times or time.perf_counter() - first < least_s:
         began = time.perf_counter()
-        padded = nn.functional.pad(values, (0, part * size - values.numel()))
-        sent = way.encode((0, 0, 0), padded.view(size, part))
+        turn.encode(key)
         before = time.perf_counter()
-        came = sent.clone()
+        turn.came.copy_(turn.sent)
         copied = time.perf_counter()
-        total = way.decode(came, part).sum(0)
-        total /= size
-        (mine,) = way.encode((0, 0, 1), total.view(1, part))
+        turn.reduce(key)
         between = time.perf_counter()
-        all_of = mine.repeat(size)
+        turn.came.copy_(turn.mine.expand_as(turn.came))
         gathered = time.perf_counter()
-        values.copy_(way.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
+        turn.decode()
         after = time.perf_counter()
         times.append((before - began, between - copied, after - gathered))
     return Stages(*(statistics.mean(one) / values.numel() for one in zip(*times, strict=True)))

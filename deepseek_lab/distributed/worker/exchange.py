@@ -34,6 +34,8 @@ from deepseek_lab.distributed.worker.hosts import NAME, Hierarchical, Hosts, Lev
 from deepseek_lab.distributed.worker.low_rank import LowRank
 
 NUM_THREADS = 2
+_PIECE = 1 << 16
+"""Values."""
 Key = tuple[int, int]
 """A replica's number and that of a bucket."""
 
@@ -67,58 +69,119 @@ class Shared(Feedback, abc.ABC):
     """
 
     def mean(self, key: Key, values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
-        size = dist.get_world_size(group)
-        part = -(-values.numel() // (size * GROUP)) * GROUP
-        padded = torch.nn.functional.pad(values, (0, part * size - values.numel()))
-        sent = self.encode((*key, 0), padded.view(size, part))
-        came = torch.empty_like(sent)
-        dist.all_to_all_single(came, sent, group=group)
-        total = self.decode(came, part).sum(0)
-        total /= size
-        (mine,) = self.encode((*key, 1), total.view(1, part))
-        all_of = mine.new_empty(size * mine.numel())
-        gather(all_of, mine, group=group)
-        values.copy_(self.decode(all_of.view(size, -1), part).view(-1)[: values.numel()])
+        turn = Turn(self, values, dist.get_world_size(group), dist.get_rank(group))
+        turn.encode(key)
+        dist.all_to_all_single(turn.came, turn.sent, group=group)
+        turn.reduce(key)
+        gather(turn.came.view(-1), turn.mine, group=group)
+        turn.decode()
 
     @abc.abstractmethod
-    def encode(self, key: tuple[int, ...], rows: Tensor) -> Tensor:
-        """Rows [r, part] float32 as bytes [r, b]."""
+    def num_bytes(self, part: int) -> int:
+        """Of so many values."""
 
     @abc.abstractmethod
-    def decode(self, rows: Tensor, part: int) -> Tensor:
-        """Bytes [r, b] as rows [r, part] float32."""
+    def encode(self, key: tuple[int, ...], rows: Sequence[Tensor], part: int, out: Tensor) -> None:
+        """Rows of at most ``part`` float32 values as bytes [r, b]."""
+
+    @abc.abstractmethod
+    def decode(self, row: Tensor, part: int, out: Tensor, *, add: bool = False) -> None:
+        """Bytes [b] as float32 values [at most ``part``], written or added."""
+
+
+class Turn:
+    """The arithmetic of one mean, in memory that the next one of this thread takes again.
+
+    Tensors of tens of megabytes would otherwise come from the system page by page, which takes as long as encoding.
+    """
+
+    def __init__(self, way: Shared, values: Tensor, size: int, rank: int) -> None:
+        self._way, self._size, self._rank = way, size, rank
+        self._part = -(-values.numel() // (size * GROUP)) * GROUP
+        self._rows = [values[at * self._part : (at + 1) * self._part] for at in range(size)]
+        width = way.num_bytes(self._part)
+        self.sent = _scratch("sent", size * width, values.device).view(size, width)
+        """Encoded parts, one for each rank; in its first row then the encoded sum of this rank's own."""
+        self.came = _scratch("came", size * width, values.device).view(size, width)
+        """What the ranks have sent of this one's part, then all encoded sums."""
+
+    @property
+    def mine(self) -> Tensor:
+        """The encoded sum."""
+        return self.sent[0]
+
+    def encode(self, key: Key) -> None:
+        """Before the first collective."""
+        self._way.encode((*key, 0), self._rows, self._part, self.sent)
+
+    def reduce(self, key: Key) -> None:
+        """Between the two."""
+        length = self._rows[self._rank].numel()
+        total = _scratch("total", 4 * self._part, self.sent.device).view(torch.float32)[:length]
+        for at, row in enumerate(self.came):
+            self._way.decode(row, self._part, total, add=at > 0)
+        total /= self._size
+        self._way.encode((*key, 1), [total], self._part, self.sent[:1])
+
+    def decode(self) -> None:
+        """After the second one."""
+        for row, out in zip(self.came, self._rows, strict=True):
+            self._way.decode(row, self._part, out)
+
+
+_kept = threading.local()
+
+
+def _scratch(name: str, num_bytes: int, device: torch.device) -> Tensor:
+    """Bytes that this thread has for itself until it asks for them again; they end with it."""
+    tensors: dict[str, Tensor] = vars(_kept)
+    key = f"{name} {device}"
+    if key not in tensors or tensors[key].numel() < num_bytes:
+        tensors[key] = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    return tensors[key][:num_bytes]
 
 
 class Bfloat16(Shared):
     """Half of the bytes; each value is rounded to 8 bits of precision twice."""
 
-    def encode(self, key: tuple[int, ...], rows: Tensor) -> Tensor:
-        return rows.bfloat16().view(torch.uint8)
+    def num_bytes(self, part: int) -> int:
+        return 2 * part
 
-    def decode(self, rows: Tensor, part: int) -> Tensor:
-        return rows.view(torch.bfloat16).float()
+    def encode(self, key: tuple[int, ...], rows: Sequence[Tensor], part: int, out: Tensor) -> None:
+        for row, made in zip(rows, out.view(torch.bfloat16), strict=True):
+            made[: row.numel()].copy_(row)
+
+    def decode(self, row: Tensor, part: int, out: Tensor, *, add: bool = False) -> None:
+        values = row.view(torch.bfloat16)[: out.numel()]
+        if not add:
+            out.copy_(values)
+            return
+        # PyTorch makes a float32 copy of what it adds; in pieces that stay in a cache.
+        for some, more in zip(out.split(_PIECE), values.split(_PIECE), strict=True):
+            some += more
 
 
 class Int8(Shared):
     """A quarter of the bytes: int8 codes with a scale for 256 values; what is left out is sent the next times."""
 
-    def encode(self, key: tuple[int, ...], rows: Tensor) -> Tensor:
-        count, part = rows.shape
-        error = self.own.get(key)
-        if error is None or error.shape != rows.shape:
-            error = self.own[key] = torch.zeros_like(rows)
-        made = rows.new_empty(count, part + 4 * (part // GROUP), dtype=torch.uint8)
-        codes = _codes_of(rows)
-        for row, left, out in zip(rows, error, made, strict=True):
-            codes.encode(row, left, out[:part].view(torch.int8), out[part:].view(torch.float32))
-        return made
+    def num_bytes(self, part: int) -> int:
+        return part + 4 * (part // GROUP)
 
-    def decode(self, rows: Tensor, part: int) -> Tensor:
-        out = rows.new_empty(rows.shape[0], part, dtype=torch.float32)
-        codes = _codes_of(rows)
-        for row, values in zip(rows, out, strict=True):
-            codes.decode(row[:part].view(torch.int8), row[part:].view(torch.float32), values)
-        return out
+    def encode(self, key: tuple[int, ...], rows: Sequence[Tensor], part: int, out: Tensor) -> None:
+        error = self.own.get(key)
+        if error is None or error.shape != (len(rows), part):
+            error = self.own[key] = torch.zeros(len(rows), part, device=out.device)
+        for row, left, made in zip(rows, error, out, strict=True):
+            _codes_of(row).encode(row, left[: row.numel()], *_parts(made, part, row.numel()))
+
+    def decode(self, row: Tensor, part: int, out: Tensor, *, add: bool = False) -> None:
+        _codes_of(out).decode(*_parts(row, part, out.numel()), out, add=add)
+
+
+def _parts(row: Tensor, part: int, length: int) -> tuple[Tensor, Tensor]:
+    """Codes and scales of so many values, in the bytes of a row."""
+    scales = row[part:].view(torch.float32)
+    return row[:length].view(torch.int8), scales[: -(-length // GROUP)]
 
 
 def _codes_of(values: Tensor) -> Any:
