@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 
-_NAME = f"dsl{os.getpid() % 10000}"
+import psutil
+
+_NAME = f"dsl{os.getpid()}"
 
 
 class NoLinks(Exception):
@@ -48,6 +51,7 @@ def links(num_ranks: int, mbit: float | None) -> Iterator[None]:
         NoLinks: it cannot be done here.
     """
     try:
+        _sweep()
         _run("ip", "link", "add", f"{_NAME}b", "type", "bridge")
         _run("ip", "link", "set", f"{_NAME}b", "up")
         _run("ip", "addr", "add", f"{HOST}/24", "dev", f"{_NAME}b")
@@ -66,10 +70,22 @@ def links(num_ranks: int, mbit: float | None) -> Iterator[None]:
         shape(num_ranks, mbit)
         yield
     finally:
-        for rank in range(num_ranks):
-            subprocess.run(["ip", "netns", "del", f"{_NAME}n{rank}"], capture_output=True, check=False)
-            subprocess.run(["ip", "link", "del", f"{_NAME}v{rank}"], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "del", f"{_NAME}b"], capture_output=True, check=False)
+        _remove(_NAME)
+
+
+def _sweep() -> None:
+    """Remove what processes have left behind that were killed: their bridge would get what is meant for ours."""
+    found = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=False).stdout
+    for pid in set(re.findall(r"\bdsl(\d+)b:", found)):
+        if not psutil.pid_exists(int(pid)):
+            _remove(f"dsl{pid}")
+
+
+def _remove(name: str) -> None:
+    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=False).stdout
+    for space in re.findall(rf"^({name}n\d+)\b", spaces, re.MULTILINE):
+        subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)  # and its link
+    subprocess.run(["ip", "link", "del", f"{name}b"], capture_output=True, check=False)
 
 
 def shape(num_ranks: int, mbit: float | None) -> None:
