@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import psutil
 
 _NAME = f"dsl{os.getpid()}"
+_NET = f"10.{96 + os.getpid() // 250 % 32}.{os.getpid() % 250}"
+"""Of this process, so that two can emulate links at a time."""
 
 
 class NoLinks(Exception):
@@ -31,10 +33,10 @@ def _run(*words: str) -> None:
 
 def address(rank: int) -> str:
     """Of a rank."""
-    return f"10.99.0.{rank + 1}"
+    return f"{_NET}.{rank + 1}"
 
 
-HOST = "10.99.0.254"
+HOST = f"{_NET}.254"
 """Of the machine that they are on, which they reach at its full speed less their own."""
 
 
