@@ -16,10 +16,10 @@ def provide(names: dict[str, Any]) -> None:
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "NoColor"
-    before = dict(names)
+    before = set(names)
     hooks = sys.displayhook, sys.excepthook
     shell = InteractiveShell.instance(config=config, user_module=sys.modules["__main__"], user_ns=names)
     sys.displayhook, sys.excepthook = hooks
-    for name in set(names) - set(before):
+    for name in set(names) - before:
         del names[name]  # In, Out, exit and the like, which are for typing
     names["get_ipython"] = shell.get_ipython

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from deepseek_lab.hpo.record import Entry, Record
     from deepseek_lab.hpo.search import Kept, Options
 
+_MOST_FIRST = 8
+"""Configurations of another study that are tried first, at most, and a fifth of all."""
 _WORDS = ("list", "show", "resume", "apply", "export", "remove", "dashboard")
 _DIRECTIONS = {
     "max": "max", "min": "min", "maximize": "max", "minimize": "min", "maximise": "max", "minimise": "min",
@@ -310,10 +312,6 @@ def _ranked(record: Record) -> list[Entry]:
             f"no whole trial of study {record.name} has ended yet", hint=f"%deepseek hpo resume {record.name}"
         )
     return found
-
-
-_MOST_FIRST = 8
-"""Configurations of another study that are tried first, at most, and a fifth of all."""
 
 
 def _warm(command: Command, num_trials: int | None) -> tuple[tuple[dict[str, Any], ...], str]:
