@@ -67,7 +67,7 @@ def last(outcome: object) -> dict[str, str]:
 class TestCells:
     def test_magics_of_ipython_work_on_ranks(self, ranks: Kernel) -> None:
         said = last(ranks.ok("%%deepseek ranks\n%time times = 3 + rank\ntimes"))["text/plain"]
-        assert "[0] CPU times: " in said
+        assert said.startswith(("[0] CPU times: ", "[0-1] CPU times: "))  # both may have taken as long
         assert said.splitlines()[-2:] == ["[0] 3", "[1] 4"]
         said = last(ranks.ok("%%deepseek ranks\nlines = !echo rank $(($RANK + 5))\nlines[0]"))["text/plain"]
         assert said.splitlines() == ["[0] 'rank 5'", "[1] 'rank 6'"]
