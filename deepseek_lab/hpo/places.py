@@ -22,9 +22,12 @@ def file_of(name: str) -> Path:
 
 
 def names() -> list[str]:
-    """The studies of the store, the one that was written last first; a file that was only asked for holds none."""
+    """The studies of the store, the one that was written last first.
+
+    A file that was only asked for holds none, and one whose name no study can have is not ours.
+    """
     found = [(one.stat(), one.name.removesuffix(_ENDING)) for one in folder().glob(f"*{_ENDING}")]
-    there = [(about.st_mtime, name) for about, name in found if about.st_size]
+    there = [(about.st_mtime, name) for about, name in found if about.st_size and is_name(name)]
     return [name for _, name in sorted(there, reverse=True)]
 
 

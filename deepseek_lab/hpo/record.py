@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,7 +165,7 @@ class Record:
 
     def __init__(self, name: str, storage: str | None = None) -> None:
         self.name, self._storage = name, storage_of(name, storage)
-        self.where = storage or str(file_of(name))
+        self.where, self._elsewhere = _unkeyed(storage or str(file_of(name))), storage is not None
         self.spaces: dict[str, Space] = {}
         self.failed = ""
         """Why trials could not be written, if so; they are kept here and written when that is possible."""
@@ -235,10 +236,12 @@ class Record:
             TargetError: there is none, or it is of a newer version or not of this package.
         """
         if not self.exists():
-            near = nearest(self.name, names())
+            known = names_in(self._storage) if self._elsewhere else names()
+            near = nearest(self.name, known)
             raise TargetError(
-                f"there is no study {self.name!r}",
-                hint=f"%deepseek hpo show {near}" if near else "%deepseek hpo list",
+                f"there is no study {self.name!r}" + (f" in {self.where}" if self._elsewhere else ""),
+                hint=(f"%deepseek hpo show {near}" if near else "%deepseek hpo list")
+                + (" --storage and the same place" if self._elsewhere else ""),
             )
         number = self._id(self.name)
         facts = self._storage.get_study_user_attrs(number).get(_ATTRIBUTE)
@@ -412,9 +415,20 @@ def storage_of(name: str, storage: str | None) -> BaseStorage:
         raise
     except Exception as error:
         raise TargetError(
-            f"the studies at {storage or file_of(name)} cannot be opened ({error})",
+            _unkeyed(f"the studies at {storage or file_of(name)} cannot be opened ({error})"),
             hint="--storage sqlite:///FILE, the URL of a database, or the path of a file",
         ) from None
+
+
+def _unkeyed(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+
+
+def names_in(storage: BaseStorage) -> list[str]:
+    """The studies of a storage, the one that was made last first."""
+    found = (one.study_name for one in reversed(storage.get_all_studies()))
+    return [name for name in found if not name.endswith(_REPEATS)]
 
 
 class Journal(JournalFileBackend):

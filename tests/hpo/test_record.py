@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,17 @@ import psutil
 import pytest
 
 from deepseek_lab.base.errors import TargetError, UsageError
-from deepseek_lab.hpo.record import Entry, Record, StudyChanged, check_name, file_of, names, new_config
+from deepseek_lab.hpo.record import (
+    Entry,
+    Record,
+    StudyChanged,
+    check_name,
+    file_of,
+    names,
+    names_in,
+    new_config,
+    storage_of,
+)
 from deepseek_lab.hpo.spaces import Space
 from tests.hpo.searched import CURVE, PLAIN, Look
 
@@ -166,12 +178,34 @@ def test_names_that_are_none(name: str) -> None:
 def test_studies_are_listed_and_forgotten(store: Path) -> None:
     begun("one").add(entry(0.5))
     begun("two").add(entry(0.5))
-    assert set(names()) == {"one", "two"}
+    shutil.copy(file_of("one"), file_of(".hidden"))
+    assert set(names()) == {"one", "two"}, "nothing that cannot be a study"
     record = Record("one")
     record.remove()
     with pytest.raises(TargetError, match="no study 'one'"):
         read("one")
     assert len(read("two")) == 1
+
+
+def test_a_storage_lists_its_own(store: Path, tmp_path: Path) -> None:
+    begun("here")
+    place = f"sqlite:///{tmp_path}/studies.db"
+    for name in ("first", "second"):
+        record = Record(name, place)
+        record.begin("x = 1", "<cell>", ("loss",), ("min",))
+        record.known("x", X)
+        record.add(entry(0.5))
+        record.add(dataclasses.replace(entry(0.5), purpose="repeat"))
+    assert names_in(storage_of("", place)) == ["second", "first"]
+    with pytest.raises(TargetError, match=r"no study 'secnd' in sqlite:.*") as error:
+        Record("secnd", place).load()
+    assert error.value.hint == "%deepseek hpo show second --storage and the same place"
+
+
+def test_no_password_of_a_storage_is_shown(store: Path) -> None:
+    with pytest.raises(TargetError, match="cannot be opened") as error:
+        Record("study", "nothing+like://user:pa55word@host/db")
+    assert "pa55word" not in f"{error.value.message} {error.value.hint}"
 
 
 SEARCH = """
@@ -225,6 +259,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_is_counted_twice(
             process.send_signal(signal.SIGKILL)
         last = process.stdout.read()
         process.wait()
+        process.stdout.close()
         now = {(one.config, one.rung): one.values for one in read()} if file_of("study").exists() else {}
         assert len(now) == len(read())
         assert {key: now[key] for key in seen} == seen

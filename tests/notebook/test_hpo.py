@@ -90,7 +90,13 @@ def test_studies_are_listed_shown_applied_exported_and_gone_on_with(kernel: Kern
     assert "there is no study 'nothing'" in outcome.traceback
     listed = shown(kernel.ok("%deepseek hpo list"))
     assert "wider" in listed
-    assert "no study" not in listed
+    assert not [line for line in listed.splitlines() if "no study" in line]
+    place = f"sqlite:///{tmp_path}/studies.db"
+    kernel.ok(CELL.format(name="stored", flags=f"--repeats 0 --storage {place}"), timeout_s=120)
+    listed = shown(kernel.ok(f"%deepseek hpo list --storage {place}"))
+    assert "stored" in listed
+    assert "wider" not in listed
+    assert "hpo  accuracy" in shown(kernel.ok(f"%deepseek hpo show --storage {place}"))
     assert "forgotten" in shown(kernel.ok("%deepseek hpo remove words"))
     assert "no study 'words'" in kernel.run("%deepseek hpo show words").traceback
 

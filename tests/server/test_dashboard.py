@@ -287,14 +287,17 @@ def test_the_list_of_studies_shows_names_as_text(jupyter: Jupyter) -> None:
 )
 def test_no_name_leads_out_of_the_folder(jupyter: Jupyter, name: str) -> None:
     outside = places.folder().parent / "secret.journal"
+    hidden = places.folder() / ".hidden.journal"
     shutil.copy(places.file_of(NAME), outside)
-    shutil.copy(places.file_of(NAME), places.folder() / ".hidden.journal")
+    shutil.copy(places.file_of(NAME), hidden)
     before = sorted(outside.parent.rglob("*"))
     for path in ("", "/", "/dashboard", "/api/studies", "/api/studies/0", "/static/bundle.js"):
         reply = jupyter.allowed()("GET", f"/{name}{path}")
         assert reply.status in {400, 404}, f"{path}: {reply.status}"
         assert SECRET not in reply.text
     assert sorted(outside.parent.rglob("*")) == before, "looking makes no file"
+    outside.unlink()
+    hidden.unlink()
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def _record(command: Command, name: str | None) -> Record:
 
     name = name or command.text("name")
     if name is None:
-        known = records.names()
+        known = _names(command)
         if not known:
             raise TargetError("there is no study yet", hint="%%deepseek hpo --metric accuracy --name first")
         name = known[0]
@@ -269,11 +269,19 @@ def _record(command: Command, name: str | None) -> Record:
     return found
 
 
+def _names(command: Command) -> list[str]:
+    """The studies that there are, the newest first."""
+    from deepseek_lab.hpo import record as records
+
+    place = command.text("storage")
+    return records.names() if place is None else records.names_in(records.storage_of("", place))
+
+
 def _listed(command: Command) -> Shown:
     from deepseek_lab.hpo import record as records
 
     rows: list[tuple[Any, ...]] = []
-    for name in records.names():
+    for name in _names(command):
         record = records.Record(name, command.text("storage"))
         try:
             record.load()
