@@ -199,7 +199,7 @@ def _find_in(group: str, records: Mapping[int, RankRecord]) -> _Found | None:
 
 def _messages(records: Mapping[int, RankRecord]) -> _Found:
     """Ranks that wait for a message, and those that do not come to it."""
-    waiting = {rank: one for rank, one in _waiting(records).items() if one.state == "waits"}
+    waiting = _waiting(records)
     missing = {
         one.peer: f"did not come to {one.name} of rank {rank}{_where(records[one.peer])}"
         for rank, one in waiting.items()

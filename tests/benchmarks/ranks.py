@@ -191,7 +191,10 @@ def resumptions() -> int:
             timer.cancel()
             continue
         tries += 1
-        named += f"rank {victim} was ended by SIGKILL" in told and "replaced" in told
+        if f"rank {victim} was ended by SIGKILL" in told and "replaced" in told:
+            named += 1
+        else:
+            print(f"resumptions: rank {victim} was ended, and what was told is {told!r}", flush=True)
         assert len(broken) == len(unbroken)
         farthest = max(farthest, *(abs(one - other) for one, other in zip(broken, unbroken, strict=True)))
     ranks.stop()

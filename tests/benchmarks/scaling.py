@@ -145,11 +145,11 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
 
 
 class Crew:
-    """Ranks that are asked by their standard input."""
+    """Ranks that are asked by their standard input: ``rank_main`` of a module."""
 
-    def __init__(self, num_ranks: int, folder: str) -> None:
+    def __init__(self, num_ranks: int, folder: str, module: str = "tests.benchmarks.scaling") -> None:
         self.num_ranks = num_ranks
-        words = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.scaling", "rank"]
+        words = [sys.executable, "-W", "ignore", "-m", module, "rank"]
         environment = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"}
         self._processes = [
             subprocess.Popen(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepseek_lab.distributed.scaling.network import Link
 from deepseek_lab.distributed.scaling.predict import Compute
 from deepseek_lab.distributed.scaling.ways import Arithmetic, Shares, Stages
-from deepseek_lab.distributed.worker import exchange, hosts
+from deepseek_lab.distributed.worker import collectives, exchange
 
 SMALL_BYTES = (1 << 10, 4 << 10)
 LARGE_S = 0.08
@@ -96,13 +96,13 @@ def _exchange(group: Any, num_bytes: int) -> Callable[[], None]:
     """Collectives of a few buckets, one after the other, without arithmetic."""
     size = dist.get_world_size(group)
     part = num_bytes // size
-    whole, came = (torch.zeros(part * size, dtype=torch.uint8) for _ in range(2))
+    whole, came = (torch.zeros(size, part, dtype=torch.uint8) for _ in range(2))
     mine = torch.zeros(part, dtype=torch.uint8)
 
     def run() -> None:
         for _ in range(_NUM_PAIRS):
-            dist.all_to_all_single(came, whole, group=group)
-            hosts.gather(came, mine, group=group)
+            collectives.all_to_all(came, whole, group)
+            collectives.all_gather(came, mine, group)
 
     return run
 

@@ -28,9 +28,10 @@ from deepseek_lab._kernels.contracts import exchange as contract
 from deepseek_lab._kernels.contracts.exchange import GROUP
 from deepseek_lab._kernels.cpu import exchange as kernel
 from deepseek_lab.base.errors import TargetError
+from deepseek_lab.distributed.worker import collectives
 from deepseek_lab.distributed.worker.feedback import Feedback, State
 from deepseek_lab.distributed.worker.flight import flight
-from deepseek_lab.distributed.worker.hosts import NAME, Hierarchical, Hosts, Levels, gather
+from deepseek_lab.distributed.worker.hosts import NAME, Hierarchical, Hosts, Levels
 from deepseek_lab.distributed.worker.low_rank import LowRank
 
 NUM_THREADS = 2
@@ -71,9 +72,9 @@ class Shared(Feedback, abc.ABC):
     def mean(self, key: Key, values: Tensor, parts: Sequence[Tensor], group: Any) -> None:
         turn = Turn(self, values, dist.get_world_size(group), dist.get_rank(group))
         turn.encode(key)
-        dist.all_to_all_single(turn.came, turn.sent, group=group)
+        collectives.all_to_all(turn.came, turn.sent, group)
         turn.reduce(key)
-        gather(turn.came.view(-1), turn.mine, group=group)
+        collectives.all_gather(turn.came, turn.mine, group)
         turn.decode()
 
     @abc.abstractmethod

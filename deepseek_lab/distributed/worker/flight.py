@@ -68,6 +68,18 @@ class _Mark:
         self.dtype: Any = None
 
 
+class Swap:
+    """Messages that are one operation."""
+
+    def __init__(self, mark: _Mark, group: ProcessGroup) -> None:
+        self._mark, self._group = mark, group
+
+    def wait(self, peer: int, work: Work) -> None:
+        """For a message from a rank of the group, which is told as the one that is waited for."""
+        self._mark.peer = torch.distributed.get_global_rank(self._group, peer)
+        work.wait()
+
+
 class Flight:
     """The record of this process; there is one.
 
@@ -80,6 +92,7 @@ class Flight:
         self._open: dict[int, _Mark] = {}
         """Those whose end is waited for, by the identity of the ``Work``."""
         self._lines = threading.local()
+        """``value``, of what this thread calls; ``swap`` while messages are told as one operation."""
         self._since_ns = 0
 
     def install(self) -> None:
@@ -123,6 +136,23 @@ class Flight:
         finally:
             self._lines.value = None
 
+    @contextlib.contextmanager
+    def swap(self, group: ProcessGroup, name: str, part: torch.Tensor, size: int) -> Iterator[Swap]:
+        """The messages that this thread sends and awaits meanwhile are one operation, of ``size`` such parts."""
+        mark = _Mark(getattr(self._lines, "value", None) or self.line())
+        mark.group, mark.name = group.group_name, name
+        mark.shape, mark.dtype = (size, *part.shape), part.dtype
+        self._marks.append(mark)
+        self._lines.swap = True
+        try:
+            yield Swap(mark, group)
+        except BaseException:
+            mark.failed = True
+            raise
+        finally:
+            self._lines.swap = False
+            mark.ended_ns = time.time_ns()
+
     def line(self) -> int | None:
         """Of the cell, where this thread is."""
         frame: FrameType | None = sys._getframe(1)
@@ -144,6 +174,8 @@ class Flight:
 
     def _message(self, plain: Callable[..., Any], words: str) -> Callable[..., Any]:
         def call(group: ProcessGroup, tensors: list[torch.Tensor], *arguments: Any, **options: Any) -> Any:
+            if getattr(self._lines, "swap", False):
+                return plain(group, tensors, *arguments, **options)
             mark = _Mark(self.line())
             mark.group = group.group_name
             mark.shape, mark.dtype = tuple(tensors[0].shape), tensors[0].dtype

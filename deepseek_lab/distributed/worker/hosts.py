@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deepseek_lab.distributed.worker.collectives import gather
+
 if TYPE_CHECKING:
     from deepseek_lab.distributed.worker.exchange import Way
 
@@ -125,7 +127,3 @@ class Hierarchical:
         ]
         for one in sent:
             one.wait()
-
-
-gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-"""Its name since PyTorch 2.13, and before."""

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 from torch.distributed.utils import _sync_module_states, _verify_param_shape_across_processes
@@ -29,7 +30,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.distributed.worker import shards
+from deepseek_lab.distributed.worker import collectives, shards
 from deepseek_lab.distributed.worker.dress import Dress, attributes
 from deepseek_lab.distributed.worker.replicas import Replicas
 from deepseek_lab.distributed.worker.stand_ins import StandIn, alive, replace
@@ -66,6 +67,36 @@ class _Call:
     """Whose parameters it has."""
     entered: bool = False
     """Whether the unit was gathered for this call, as its own call would have done."""
+
+
+_SUMS = (dist.ReduceOp.SUM, dist.ReduceOp.AVG)
+
+
+class _AllGather(DefaultAllGather):
+    """Of parameters."""
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False
+    ) -> Any:
+        if async_op:
+            return super().__call__(output_tensor, input_tensor, group, async_op)
+        rows = output_tensor.view(dist.get_world_size(group), -1)
+        return collectives.all_gather(rows, input_tensor.view(-1), group)
+
+
+class _ReduceScatter(DefaultReduceScatter):
+    """Of gradients."""
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
+    ) -> Any:
+        if async_op or op not in _SUMS:
+            return super().__call__(output_tensor, input_tensor, group, op, async_op)
+        size = dist.get_world_size(group)
+        collectives.reduce_scatter(output_tensor.view(-1), input_tensor.view(size, -1), group)
+        if op == dist.ReduceOp.AVG:
+            output_tensor /= size
+        return None
 
 
 class Sharded(Replicas):
@@ -206,7 +237,9 @@ class Sharded(Replicas):
         mesh = DeviceMesh.from_group(_world(), plain[0].device.type)
         parts = units(module)
         for unit in parts:
-            fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+            made_unit = fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+            made_unit.set_custom_all_gather(_AllGather())
+            made_unit.set_custom_reduce_scatter(_ReduceScatter())
             self._root_of[unit] = module
         self._roots.append(module)
         for unit in reversed(parts):  # blocks after the module, which has them too

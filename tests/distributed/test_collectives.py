@@ -1,0 +1,110 @@
+"""All-to-all and all-gather as messages: what comes, in pieces and whole, and who is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from deepseek_lab.distributed import ranks as module
+from deepseek_lab.distributed import request as requests
+from deepseek_lab.distributed.ranks import Ranks
+from tests.distributed.conftest import Run
+from tests.distributed.test_flight_record import told
+from tests.distributed.test_ranks import after, interrupt, statuses
+
+BOTH = """
+import torch, torch.distributed as dist
+from deepseek_lab.distributed.worker import collectives
+group = dist.new_group()
+collectives.SLOW = {speed}
+seen = []
+for length, dtype in ((1, torch.uint8), (1000, torch.float32), (150_001, torch.float32), (0, torch.uint8)):
+    for _ in range(3):
+        sent = torch.stack([torch.arange(length) * (1 + rank) + 7 * to for to in range(world_size)]).to(dtype)
+        came = torch.empty_like(sent)
+        collectives.all_to_all(came, sent, group)
+        wanted = [torch.arange(length) * (1 + at) + 7 * rank for at in range(world_size)]
+        seen.append(torch.equal(came, torch.stack(wanted).to(dtype)))
+        collectives.all_gather(came, sent[1], group)
+        wanted = [torch.arange(length) * (1 + at) + 7 for at in range(world_size)]
+        seen.append(torch.equal(came, torch.stack(wanted).to(dtype)))
+pieces = collectives._paces[group].piece(1 << 20)
+dist.destroy_process_group(group)
+seen, pieces
+"""
+
+
+@pytest.mark.parametrize(
+    ("speed", "piece"), [(float("inf"), 200_000), (0.0, 1 << 20)], ids=["pieces", "whole"]
+)
+def test_all_ranks_have_what_was_sent_to_them(run: Run, speed: float, piece: int) -> None:
+    request = run(BOTH.format(speed=f"float('{speed}')"))
+    assert statuses(request) == ["ok"] * 3
+    assert {one.value for one in request.answers.values()} == {f"({[True] * 24}, {piece})"}
+
+
+def test_two_threads_do_not_take_each_others_messages(run: Run) -> None:
+    request = run(
+        "import threading, torch, torch.distributed as dist\n"
+        "from deepseek_lab.distributed.worker import collectives\n"
+        "groups, right = [dist.new_group() for _ in range(2)], []\n"
+        "def go(group, mark):\n"
+        "    for turn in range(20):\n"
+        "        sent = torch.full((world_size, 70_000), 100.0 * turn + 10 * mark + rank)\n"
+        "        came = torch.empty_like(sent)\n"
+        "        collectives.all_to_all(came, sent, group)\n"
+        "        right.append(came[:, 5].tolist() == [100.0 * turn + 10 * mark + at for at in range(world_size)])\n"
+        "threads = [threading.Thread(target=go, args=(group, at)) for at, group in enumerate(groups)]\n"
+        "[one.start() for one in threads]; [one.join() for one in threads]\n"
+        "len(right), all(right)"
+    )
+    assert {one.value for one in request.answers.values()} == {"(40, True)"}
+
+
+LATE = """
+import time, torch, torch.distributed as dist
+from deepseek_lab.distributed.worker import collectives
+sent = torch.zeros(world_size, 300, dtype=torch.uint8)
+if rank == 1:
+    {late}
+collectives.{name}(torch.empty_like(sent), {what}, dist.group.WORLD)
+"""
+
+
+@pytest.fixture
+def limited(three: Ranks, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "COLLECTIVE_LIMIT_S", 2.0)
+    three._joined = False
+    yield
+    three._joined = False
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize(("name", "what"), [("all_to_all", "sent"), ("all_gather", "sent[0]")])
+def test_a_rank_that_does_not_come_in_time(run: Run, name: str, what: str) -> None:
+    said: list[str] = []
+    request = run(
+        LATE.format(late="time.sleep(4.5)", name=name, what=what),
+        said=lambda rank, stream, text: said.append(text),
+    )
+    assert statuses(request)[::2] == ["error", "error"]
+    assert f"ranks 0,2 waited at line 7 in {name} of [3, 300] uint8" in told(request)
+    assert f"rank 1 did not come to {name} of rank " in "".join(said)
+    assert "it was at line 6: time.sleep(4.5)" in "".join(said)
+
+
+def test_a_rank_that_failed_ends_the_wait(run: Run) -> None:
+    request = run(LATE.format(late="raise ValueError('mine')", name="all_to_all", what="sent"))
+    assert statuses(request) == ["unblocked", "error", "unblocked"]
+    assert "ranks 0,2 waited for rank 1 at line 7 in all_to_all of [3, 300] uint8" in told(request)
+
+
+def test_an_interrupt_ends_the_wait(three: Ranks, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "_LONG_S", 0.5)
+    run("1")  # a process that is new has something to load first
+    thread = after(1.5, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(LATE.format(late="while True: time.sleep(0.01)", name="all_to_all", what="sent"))
+    thread.join()
+    assert statuses(run("1 + 1")) == ["ok"] * 3
