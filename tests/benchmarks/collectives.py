@@ -1,9 +1,10 @@
-"""What of a link all-to-alls, all-gathers and reduce-scatters reach, PyTorch's and ours: ``python -m tests.benchmarks.collectives``.
+"""What of a link collectives reach, PyTorch's and ours: ``python -m tests.benchmarks.collectives``.
 
-Arguments: Mbit/s of the links, by default ``200 1000 4000``. Two and four ranks, each in a network namespace; messages
-as large as a bucket of 25 MB becomes as int8 codes and in bfloat16, four of them in a row, in one thread and in two at
-a time. Figures are bytes sent, headers of TCP and IP with them, by what the link sends in the same time; medians of
-five that take turns. The exit status is the number of settings in which ours take longer than PyTorch's.
+All-to-all, all-gather and reduce-scatter. Arguments: Mbit/s of the links, by default ``200 1000 4000``. Two and four
+ranks, each in a network namespace; messages as large as a bucket of 25 MB becomes as int8 codes and in bfloat16, four
+of them in a row, in one thread and in two at a time. Figures are bytes sent, headers of TCP and IP with them, by what
+the link sends in the same time; medians of five that take turns. The exit status is the number of settings in which
+ours take longer than PyTorch's.
 """
 
 from __future__ import annotations
