@@ -62,6 +62,20 @@ def test_two_threads_do_not_take_each_others_messages(run: Run) -> None:
     assert {one.value for one in request.answers.values()} == {"(40, True)"}
 
 
+def test_messages_of_the_cell_stay_its_own(run: Run) -> None:
+    request = run(
+        "import torch, torch.distributed as dist\n"
+        "from deepseek_lab.distributed.worker import collectives\n"
+        "mine, came = torch.full((300,), 5.0), torch.zeros(world_size, 300)\n"
+        "if rank == 0: work = dist.isend(mine, 1)\n"
+        "collectives.all_to_all(came, torch.zeros(world_size, 300), dist.group.WORLD)\n"
+        "if rank == 1: dist.recv(mine.zero_(), 0)\n"
+        "if rank == 0: work.wait()\n"
+        "mine.mean().item(), came.any().item()"
+    )
+    assert {one.value for one in request.answers.values()} == {"(5.0, False)"}
+
+
 LATE = """
 import time, torch, torch.distributed as dist
 from deepseek_lab.distributed.worker import collectives

@@ -26,6 +26,8 @@ SLOW = 250e6
 """Bytes in a second: over links that are faster, parts go whole, for pieces cost arithmetic."""
 _EVERY = 64
 """So often ranks agree on how fast their links are."""
+_TAG = 1_920_233_985
+"""Of all messages here, so that none is taken for one of the cell's own."""
 
 
 def all_to_all(came: Tensor, sent: Tensor, group: Any) -> None:
@@ -96,14 +98,14 @@ def _send_all(
     size = len(came)
     rounds = [(far, first, end) for first, end in pieces for far in range(1, size)]
     awaited = [
-        ((rank - far) % size, group.recv([came[(rank - far) % size][first:end]], (rank - far) % size, 0))
+        ((rank - far) % size, group.recv([came[(rank - far) % size][first:end]], (rank - far) % size, _TAG))
         for far, first, end in rounds
     ]
     whole = len(pieces) == 1
     out = []
     for number, (far, first, end) in enumerate(rounds):
         peer = (rank + far) % size
-        out.append(group.send([sent[peer][first:end]], peer, 0))
+        out.append(group.send([sent[peer][first:end]], peer, _TAG))
         if number and not whole:
             swap.wait(*awaited[number - 1])
     for peer, one in awaited if whole else awaited[-1:]:
