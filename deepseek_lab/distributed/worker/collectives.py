@@ -3,8 +3,9 @@
 Gloo's all-to-all sends to a rank before it tells that rank that it is ready to receive (gloo/alltoall.cc), and what
 tells so then waits behind megabytes that go the same way: on links with queues the two directions take turns. Its
 reduce-scatter is an all-reduce, which sends twice as much. Here each rank is ready for everything before it sends
-anything. On a slow link parts go in small pieces besides, a piece to each rank in turn and none before what was sent to
-this one with it has come, so that queues stay short and no two ranks send to the same one for long.
+anything. Where that is faster, parts go in small pieces besides, a piece to each rank in turn and none before what was
+sent to this one with it has come, so that queues stay short and no two ranks send to the same one for long. On a link
+whose messages take long to arrive it is not, and on a fast one pieces cost arithmetic, so both are tried now and then.
 ``python -m tests.benchmarks.collectives`` measures what of a link they reach.
 """
 
@@ -22,10 +23,10 @@ from torch import Tensor
 from deepseek_lab.distributed.worker.flight import Swap, flight
 
 PIECE_BYTES = 200_000
-SLOW = 250e6
-"""Bytes in a second: over links that are faster, parts go whole, for pieces cost arithmetic."""
 _EVERY = 64
-"""So often ranks agree on how fast their links are."""
+"""Of so many calls with parts that are larger, one is tried whole and one in pieces."""
+_WHOLE, _PIECES = 3, 4
+"""Which: connections that are new, or have rested, have not found their speed."""
 _TAG = 1_920_233_985
 """Of all messages here, so that none is taken for one of the cell's own."""
 
@@ -77,13 +78,12 @@ def _swap(name: str, came: Sequence[Tensor], sent: Sequence[Tensor], group: Any)
     if size == 1 or not num_bytes:
         return
     pace = _paces.setdefault(group, _Pace())
-    step = pace.piece(num_bytes) // sent[rank].itemsize
+    step = pace.piece(num_bytes, group) // sent[rank].itemsize
     pieces = [(at, min(at + step, sent[rank].numel())) for at in range(0, sent[rank].numel(), step)]
     began_s = time.perf_counter()
     with flight.swap(group, name, sent[rank], size) as swap:
         _send_all(came, sent, pieces, group, rank, swap)
-    if num_bytes > PIECE_BYTES:
-        pace.took((size - 1) * num_bytes / (time.perf_counter() - began_s), group)
+    pace.took((time.perf_counter() - began_s) / num_bytes, group)
 
 
 def _send_all(
@@ -115,23 +115,35 @@ def _send_all(
 
 
 class _Pace:
-    """Whether the links of a group are slow, as its ranks have agreed."""
+    """Whether parts go in pieces over the links of a group, as its ranks have agreed.
 
-    def __init__(self) -> None:
-        self._slow = False
-        self._num = 0
+    Args:
+        pieces: Whether they do before that was tried.
+    """
 
-    def piece(self, num_bytes: int) -> int:
-        """Bytes that go at a time, of so many."""
-        return min(num_bytes, PIECE_BYTES) if self._slow else num_bytes
+    def __init__(self, *, pieces: bool = False) -> None:
+        self.pieces = pieces
+        self._num, self._tried, self._whole = 0, 0, 0.0
 
-    def took(self, speed: float, group: Any) -> None:
-        """So many bytes in a second have gone from this rank; ranks that waited for others know less than the last."""
+    def piece(self, num_bytes: int, group: Any) -> int:
+        """Bytes that go at a time, of so many; ranks begin together with what is tried."""
+        self._tried = 0
+        if num_bytes <= PIECE_BYTES:
+            return num_bytes
         self._num += 1
-        if self._num % _EVERY == 1:
-            fastest = torch.tensor(speed, dtype=torch.float64)
-            dist.all_reduce(fastest, dist.ReduceOp.MAX, group=group)
-            self._slow = float(fastest) < SLOW
+        if self._num % _EVERY in {_WHOLE, _PIECES}:
+            self._tried = self._num % _EVERY
+            dist.barrier(group=group)
+        return PIECE_BYTES if self._tried == _PIECES or (self.pieces and not self._tried) else num_bytes
+
+    def took(self, seconds: float, group: Any) -> None:
+        """So long for each byte of a part; the slowest rank counts."""
+        if self._tried == _WHOLE:
+            self._whole = seconds
+        elif self._tried == _PIECES:
+            both = torch.tensor([self._whole, seconds], dtype=torch.float64)
+            dist.all_reduce(both, dist.ReduceOp.MAX, group=group)
+            self.pieces = bool(both[1] < both[0])
 
 
 _paces: weakref.WeakKeyDictionary[Any, _Pace] = weakref.WeakKeyDictionary()
