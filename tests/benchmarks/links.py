@@ -84,9 +84,13 @@ def _sweep() -> None:
 
 
 def _remove(name: str) -> None:
+    # A namespace ends some time after it is deleted, and its links with it; these have two ends.
+    ends = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=False).stdout
+    for end in re.findall(rf"\b({name}v\d+)@", ends):
+        subprocess.run(["ip", "link", "del", end], capture_output=True, check=False)
     spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=False).stdout
     for space in re.findall(rf"^({name}n\d+)\b", spaces, re.MULTILINE):
-        subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)  # and its link
+        subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
     subprocess.run(["ip", "link", "del", f"{name}b"], capture_output=True, check=False)
 
 
