@@ -58,6 +58,10 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         kind, whose, num_bytes, num_threads = json.loads(line)
+        if whose == "link":
+            collectives.try_again()
+            print("0", flush=True)
+            continue
         threads = [
             threading.Thread(target=calls, args=(kind, whose, num_bytes, one)) for one in groups[:num_threads]
         ]
@@ -95,6 +99,8 @@ def compared(crew: Crew, mbit: float, kind: str) -> int:
     num, slower = crew.num_ranks, 0
     for num_bytes in BYTES:
         for num_threads in (1, 2):
+            crew.ask(kind, "link", 0, 0)
+            crew.ask(kind, "ours", num_bytes, num_threads)  # tries what is faster
             words = {whose: (kind, whose, num_bytes, num_threads) for whose in ("PyTorch", "ours")}
             taken: dict[str, list[float]] = {whose: [] for whose in words}
             for _ in range(ROUNDS):

@@ -86,6 +86,7 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     from deepseek_lab.distributed.scaling import measure
+    from deepseek_lab.distributed.worker import collectives
     from deepseek_lab.distributed.worker.exchange import Exchange
 
     torch.set_num_threads(1)
@@ -120,6 +121,12 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
             )
         return dataclasses.asdict(found)
 
+    def begin() -> None:
+        collectives.try_again()
+        for model in MODELS:
+            for way in WAYS[1:]:
+                step(model, way)
+
     def link() -> dict[str, Any]:
         found, core = measure.measure_link()
         return {"link": dataclasses.asdict(found), "core_s_per_byte": core}
@@ -131,6 +138,7 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
         return dataclasses.asdict(measure.measure_arithmetic(size))
 
     known: dict[str, Callable[..., Any]] = {
+        "begin": begin,
         "step": step,
         "compute": compute,
         "link": link,
@@ -240,6 +248,8 @@ def main(speeds: list[float]) -> int:
 
 def measured(two: Crew, ranks: Crew) -> dict[str, Any]:
     """What a prediction may know, and what it is compared with, taking turns."""
+    for each in {two, ranks}:
+        each.ask("begin")
     link = middle(two.ask("link"))
     # As large as what becomes of a bucket.
     full = Bucket(((CAP_BYTES // 4,),))

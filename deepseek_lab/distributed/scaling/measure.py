@@ -58,10 +58,9 @@ def measure_link(group: Any = None, large_s: float = LARGE_S) -> tuple[Link, flo
 def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) -> Shares:
     """How much of a link the collectives of an exchange reach, one bucket at a time and two, from messages of one size.
 
-    An all-to-all and an all-gather follow each other without a rest, as they do in a step: traffic both ways over one
-    connection, whose acknowledgements wait behind data (Zhang, Shenker and Clark, SIGCOMM 1991), and ranks that send
-    to several others, which are not done at the same time, leave a part of the link unused. All-reduces are what the
-    link was measured with.
+    An all-to-all and an all-gather follow each other without a rest, as they do in a step. Ranks that send to several
+    others are not done at the same time, which leaves a part of the link unused; and so do acknowledgements that wait
+    behind data (Zhang, Shenker and Clark, SIGCOMM 1991). All-reduces are what the link was measured with.
 
     Args:
         link: Between the ranks.
@@ -69,7 +68,9 @@ def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) 
         num_bytes: Of a message; shares fall with it.
     """
     size = dist.get_world_size(groups[0])
-    calls = [_exchange(group, num_bytes) for group in groups]
+    for group in groups:
+        _exchange(group, num_bytes, 2)()  # tries what is faster
+    calls = [_exchange(group, num_bytes, _NUM_PAIRS) for group in groups]
     sent = 2 * _NUM_PAIRS * (num_bytes // size) * (size - 1)
     delay_s = 2 * _NUM_PAIRS * (size - 1) * link.latency_s
 
@@ -92,15 +93,15 @@ def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) 
     return Shares(exchange=(alone, pair))
 
 
-def _exchange(group: Any, num_bytes: int) -> Callable[[], None]:
-    """Collectives of a few buckets, one after the other, without arithmetic."""
+def _exchange(group: Any, num_bytes: int, num_pairs: int) -> Callable[[], None]:
+    """Collectives of so many buckets, one after the other, without arithmetic."""
     size = dist.get_world_size(group)
     part = num_bytes // size
     whole, came = (torch.zeros(size, part, dtype=torch.uint8) for _ in range(2))
     mine = torch.zeros(part, dtype=torch.uint8)
 
     def run() -> None:
-        for _ in range(_NUM_PAIRS):
+        for _ in range(num_pairs):
             collectives.all_to_all(came, whole, group)
             collectives.all_gather(came, mine, group)
 

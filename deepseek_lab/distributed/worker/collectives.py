@@ -147,3 +147,8 @@ class _Pace:
 
 
 _paces: weakref.WeakKeyDictionary[Any, _Pace] = weakref.WeakKeyDictionary()
+
+
+def try_again() -> None:
+    """Forget what was found to be faster, as links are others now; called by all ranks."""
+    _paces.clear()
