@@ -18,11 +18,12 @@ from deepseek_lab.distributed.elastic import Course, OnLoss
 from deepseek_lab.distributed.mesh import Mesh
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.request import Saved
+from deepseek_lab.distributed.worker import local_steps
 from deepseek_lab.distributed.worker.loaders import require_shareable
 from deepseek_lab.processes.travel import Luggage
 
 SAVE_S = 30.0
-EVERY = {"local": 8, "diloco": 32}
+EVERY = {"local": local_steps.EVERY, "diloco": 32}
 """Updates between two agreements of ranks that train by themselves."""
 _REPLACE = OnLoss()
 
@@ -192,7 +193,9 @@ def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
     if not seconds:
         return ["there were too few updates to find the fastest way for gradients, so they went in several"]
     beside = [
-        f"{_words(way)} {one / seconds['plain']:.2f}x{' (expected)' if way in details['expected'] else ''}"
+        f"{_words(way)} {one / seconds['plain']:.2f}x"
+        + (" (expected)" if way in details["expected"] and way not in EVERY else "")
+        + (f" (expected; more updates may be needed: --exchange {way})" if way in EVERY else "")
         for way, one in seconds.items()
         if way != "plain"
     ]

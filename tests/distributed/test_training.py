@@ -15,7 +15,7 @@ import torch
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.training import Trained, train
-from deepseek_lab.distributed.worker.choice import WAYS
+from deepseek_lab.distributed.worker.choice import LOCAL, WAYS
 from deepseek_lab.notebook import cells
 from tests.distributed.cells import notebook
 
@@ -421,14 +421,16 @@ def test_what_follows_a_loop_sees_what_all_ranks_have_come_to(three: Ranks) -> N
 
 
 def test_the_way_is_chosen_alike_on_all_ranks(three: Ranks) -> None:
-    names = make(10, 6)
+    names = make(10, 16)
     trained = run(three, names, LOOP, way="auto")
     assert not trained.failed, trained.answers[0].text
     details = [one.details for one in trained.answers.values()]
     assert len({one["way"] for one in details}) == 1
     assert len({one["checksum"] for one in details}) == 1
     on_one_host = {way for way in WAYS if not way.startswith("hierarchical")}
-    assert set(details[0]["step_s"]) == on_one_host
+    assert set(details[0]["step_s"]) == on_one_host | {LOCAL}
+    assert details[0]["way"] in on_one_host
+    assert "more updates may be needed: --exchange local)" in trained.notes[0]
     assert all(seconds > 0 for seconds in details[0]["step_s"].values())
     assert len({str(one["step_s"]) for one in details}) == 1
     (note,) = run(three, make(10, 1), LOOP, way="auto").notes

@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from deepseek_lab.distributed.scaling.network import Network, all_reduce, reduce_scatter
 from deepseek_lab.distributed.scaling.step import Phase, Share
-from deepseek_lab.distributed.worker import low_rank
+from deepseek_lab.distributed.worker import local_steps, low_rank
 
 GROUP = 256
 """Values that share a scale in int8 codes."""
-LOCAL_STEPS = 8
-"""Steps between two averages of local SGD."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +162,12 @@ WAYS: Sequence[Way] = (
         error_feedback=True,
     ),
     Way(
-        f"local SGD, {LOCAL_STEPS} steps",
+        f"local SGD, {local_steps.EVERY} steps",
         False,
         "--allow-lossy --exchange local",
         _plain,
         _values,
-        every=LOCAL_STEPS,
+        every=local_steps.EVERY,
     ),
 )
 """Exact ways first. ``plain`` is that of ``DistributedDataParallel``."""

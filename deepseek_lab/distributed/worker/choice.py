@@ -19,12 +19,17 @@ from torch import Tensor
 from deepseek_lab.distributed.worker import low_rank
 from deepseek_lab.distributed.worker.exchange import NUM_THREADS, Exchange
 from deepseek_lab.distributed.worker.hosts import NAME
+from deepseek_lab.distributed.worker.local_steps import EVERY
 
 RANKS = (32, 8, 4)
 EXACT = ("plain", NAME)
 WAYS = (*EXACT, "bf16", f"{NAME}-bf16", "int8", f"{NAME}-int8", *(f"powersgd-{rank}" for rank in RANKS))
 """From the one that changes least to the one that changes most."""
-_ROUNDS = 4
+LOCAL = "local"
+"""What is told of beside them, for users to choose: means of parameters, as int8 codes, every few updates."""
+_ROUNDS, _MOST_ROUNDS = 4, 16
+_LONG_ENOUGH_S = 1.0
+"""Ways take so many turns at least, and more where these are over sooner: short updates vary more."""
 _WORTH = 0.95
 """A way that changes more has to take so much less."""
 _HOPEFUL = 1.4
@@ -73,7 +78,9 @@ class Choice:
         for _ in range(2):
             yield "int8"  # DDP makes its buckets anew
         taken_s = yield "int8"
-        expected = self._expect(*_agreed([taken_s, self._exchange.waited_s]))
+        int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
+        alone_s = int8_s - waited_s
+        expected = self._expect(int8_s, alone_s)
         tried = {"int8": expected["int8"]}
         for way in sorted(expected, key=lambda way: expected[way]):
             if way not in tried and expected[way] < min(tried.values()):
@@ -82,6 +89,7 @@ class Choice:
         hopeful = [way for way in self._ways if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
         if len(hopeful) > 1:
             tried |= yield from self._take_turns(hopeful)
+        expected[LOCAL] = alone_s + (int8_s - alone_s) / EVERY
         self.seconds = expected | tried
         self.expected = expected.keys() - tried.keys()
         self._decide({way: tried[way] for way in hopeful})
@@ -96,9 +104,14 @@ class Choice:
     def _take_turns(self, ways: Sequence[str]) -> Generator[str, float, dict[str, float]]:
         """Seconds of an update by way."""
         times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(_ROUNDS):
+        done, rounds = 0, _ROUNDS
+        while done < rounds:
             for way in ways:
                 times[way].append((yield way))
+            done += 1
+            if done == _ROUNDS:
+                (round_s,) = _agreed([sum(map(sum, times.values())) / done])
+                rounds = max(_ROUNDS, min(_MOST_ROUNDS, int(_LONG_ENOUGH_S / round_s)))
         medians = _agreed([statistics.median(times[way]) for way in ways])
         return dict(zip(ways, medians, strict=True))
 
@@ -106,9 +119,8 @@ class Choice:
         best_s = min(seconds.values())
         self._exchange.keep(next(way for way, taken_s in seconds.items() if _WORTH * taken_s <= best_s))
 
-    def _expect(self, int8_s: float, waited_s: float) -> dict[str, float]:
+    def _expect(self, int8_s: float, alone_s: float) -> dict[str, float]:
         """Seconds of an update by way: what int8 took, and what the others take at least."""
-        alone_s = int8_s - waited_s
         shapes = self._shapes()
         total = sum(shape.numel() for shape in shapes)
         value_s, product_s = _agreed([_probe_link(self._exchange, "plain"), _probe_products(shapes)])

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from deepseek_lab.distributed.worker.exchange import Exchange
 
+EVERY = 8
+"""Updates between two means, where nothing else is said."""
 OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
 """DiLoCo's, with Nesterov's momentum."""
 _CHUNK = 4_000_000
