@@ -1,8 +1,9 @@
 """The way in which gradients go between ranks, chosen in the first updates of a training itself.
 
 What cannot win is ruled out by what the link and the arithmetic were measured to take at least; what is left is tried
-once, and what is not far from the fastest then takes turns, in real updates. All ranks come to the same choice, for
-what each measures is averaged.
+in an update or a few, and what is not far from the fastest then takes turns, in real updates. All ranks come to the
+same choice, for what each measures is averaged. Means of parameters every few updates are told of and never chosen:
+ranks differ in between, and a loop that ends by what it measures could end on one of them alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ LOCAL = "local"
 _ROUNDS, _MOST_ROUNDS = 4, 16
 _LONG_ENOUGH_S = 1.0
 """Ways take so many turns at least, and more where these are over sooner: short updates vary more."""
+_SHORT_S, _TRIES = 0.1, 4
+"""Where updates are shorter, one says little: ways are tried so often before those that cannot win are left."""
 _WORTH = 0.95
 """A way that changes more has to take so much less."""
 _HOPEFUL = 1.4
@@ -79,13 +82,15 @@ class Choice:
             yield "int8"  # DDP makes its buckets anew
         taken_s = yield "int8"
         int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
-        alone_s = int8_s - waited_s
+        num_tries = 1 if int8_s > _SHORT_S else _TRIES
+        if num_tries > 1:
+            int8_s = yield from self._try("int8", num_tries)
+        alone_s = max(0.0, int8_s - waited_s)
         expected = self._expect(int8_s, alone_s)
-        tried = {"int8": expected["int8"]}
+        tried = {"int8": int8_s}
         for way in sorted(expected, key=lambda way: expected[way]):
             if way not in tried and expected[way] < min(tried.values()):
-                yield way  # the first time it makes what it keeps
-                (tried[way],) = _agreed([(yield way)])
+                tried[way] = yield from self._try(way, num_tries)
         hopeful = [way for way in self._ways if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
         if len(hopeful) > 1:
             tried |= yield from self._take_turns(hopeful)
@@ -93,6 +98,15 @@ class Choice:
         self.seconds = expected | tried
         self.expected = expected.keys() - tried.keys()
         self._decide({way: tried[way] for way in hopeful})
+
+    def _try(self, way: str, num: int) -> Generator[str, float, float]:
+        """Seconds of an update, of so many."""
+        yield way  # the first time it makes what it keeps
+        times = []
+        for _ in range(num):
+            times.append((yield way))
+        (taken_s,) = _agreed([statistics.median(times)])
+        return taken_s
 
     def _find_exact(self) -> _Search:
         """The same where all ways are to be tried."""
