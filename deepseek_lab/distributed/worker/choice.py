@@ -36,6 +36,8 @@ _SHORT_S, _TRIES = 0.1, 4
 _WORTH = 0.95
 """A way that changes more has to take so much less."""
 _HOPEFUL = 1.4
+_DOUBT = 0.7
+"""What a way is expected to take may be so much too long: there is what int8 computes in it."""
 _PROBES = (16_384, 131_072, 1_048_576)
 """Values sent to see how fast the link is; more only where fewer took no time."""
 _LONG_S = 0.02
@@ -89,7 +91,7 @@ class Choice:
         expected = self._expect(int8_s, alone_s)
         tried = {"int8": int8_s}
         for way in sorted(expected, key=lambda way: expected[way]):
-            if way not in tried and expected[way] < min(tried.values()):
+            if way not in tried and _DOUBT * expected[way] < min(tried.values()):
                 tried[way] = yield from self._try(way, num_tries)
         hopeful = [way for way in self._ways if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
         if len(hopeful) > 1:
