@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from deepseek_lab.distributed.worker import low_rank
-from deepseek_lab.distributed.worker.exchange import NUM_THREADS, Exchange
+from deepseek_lab.distributed.worker.exchange import LOW_RANK, NUM_THREADS, Exchange
 from deepseek_lab.distributed.worker.hosts import NAME
 from deepseek_lab.distributed.worker.local_steps import EVERY
 
@@ -31,8 +31,8 @@ LOCAL = "local"
 _ROUNDS, _MOST_ROUNDS = 4, 16
 _LONG_ENOUGH_S = 1.0
 """Ways take so many turns at least, and more where these are over sooner: short updates vary more."""
-_SHORT_S, _TRIES = 0.1, 4
-"""Where updates are shorter, one says little: ways are tried so often before those that cannot win are left."""
+_TRIES_S, _MOST_TRIES = 0.05, 4
+"""One update says little where it is short: ways are tried for so long before those that cannot win are left."""
 _WORTH = 0.95
 """A way that changes more has to take so much less."""
 _HOPEFUL = 1.4
@@ -84,15 +84,20 @@ class Choice:
             yield "int8"  # DDP makes its buckets anew
         taken_s = yield "int8"
         int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
-        num_tries = 1 if int8_s > _SHORT_S else _TRIES
+        num_tries = max(1, min(_MOST_TRIES, int(_TRIES_S / int8_s)))
         if num_tries > 1:
             int8_s = yield from self._try("int8", num_tries)
         alone_s = max(0.0, int8_s - waited_s)
         expected = self._expect(int8_s, alone_s)
         tried = {"int8": int8_s}
-        for way in sorted(expected, key=lambda way: expected[way]):
-            if way not in tried and _DOUBT * expected[way] < min(tried.values()):
+        left = [way for way in expected if way not in tried]
+        while left:
+            left.remove(way := min(left, key=lambda way: expected[way]))
+            if _DOUBT * expected[way] < min(tried.values()):
                 tried[way] = yield from self._try(way, num_tries)
+                if LOW_RANK.fullmatch(way):  # what it computes beside products, others of its kind do too
+                    more_s = max(0.0, tried[way] - expected[way])
+                    expected |= {one: expected[one] + more_s for one in left if LOW_RANK.fullmatch(one)}
         hopeful = [way for way in self._ways if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
         if len(hopeful) > 1:
             tried |= yield from self._take_turns(hopeful)
