@@ -28,6 +28,8 @@ from tests.distributed.cells import notebook
 NUM_RANKS, STEPS, AT_MOST = 4, 384, 1.5
 LOOKS = 32
 FEW, ROUNDS = 24, 4
+CHOOSING = 6 * LOOKS
+"""Updates in which the choice is made."""
 LINKS = (50.0, 200.0, 1000.0, None)
 SIZES = (256, 1024)
 SEEDS = (0, 1)
@@ -168,11 +170,13 @@ def choice(ranks: Ranks, width: int) -> int:
         step_s = {way: trainings.step_s(way) for way in TRIED}
         total = {way: updates * step_s[way] for way, updates in needed.items() if updates is not None}
         best = min(total, key=lambda way: total[way])
-        names, trained = trainings.run("auto", 2 * LOOKS)
-        chosen = trained.answers[0].details["way"]
+        names, trained = trainings.run("auto", CHOOSING)
+        details = trained.answers[0].details
+        assert details["step_s"], "it was not chosen yet"
+        chosen = details["way"]
         updates = needed[chosen]
         ours_s = sum(names["seconds"]) + (
-            (updates - 2 * LOOKS) * step_s[chosen] if updates is not None else float("inf")
+            (updates - CHOOSING) * step_s[chosen] if updates is not None else float("inf")
         )
         ok = ours_s <= 1.1 * total[best]
         missed += not ok
