@@ -27,6 +27,8 @@ _EVERY = 64
 """Of so many calls with parts that are larger, one is tried whole and one in pieces."""
 _WHOLE, _PIECES = 3, 4
 """Which: connections that are new, or have rested, have not found their speed."""
+_CLEARLY = 1.1
+"""So much longer pieces take where they are the wrong way: two or more times as long over fast links and long ones."""
 _TAG = 1_920_233_985
 """Of all messages here, so that none is taken for one of the cell's own."""
 
@@ -143,7 +145,7 @@ class _Pace:
         elif self._tried == _PIECES:
             both = torch.tensor([self._whole, seconds], dtype=torch.float64)
             dist.all_reduce(both, dist.ReduceOp.MAX, group=group)
-            self.pieces = bool(both[1] < both[0])
+            self.pieces = bool(both[1] < _CLEARLY * both[0])
 
 
 _paces: weakref.WeakKeyDictionary[Any, _Pace] = weakref.WeakKeyDictionary()
