@@ -420,8 +420,27 @@ def test_what_follows_a_loop_sees_what_all_ranks_have_come_to(three: Ranks) -> N
     assert len(names["losses"]) == 6
 
 
+def test_what_all_ranks_have_already_is_not_sent_again(three: Ranks) -> None:
+    request = three.ask(
+        "run",
+        {
+            "file": "cell",
+            "source": "import torch\nfrom torch import nn\n"
+            "from deepseek_lab.distributed.worker.replicas import _is_same_everywhere as same\n"
+            "torch.manual_seed(0)\nmodel = nn.Sequential(nn.Linear(30, 20), nn.BatchNorm1d(20)).bfloat16()\n"
+            "seen = [same(model)]\n"
+            "if rank == 1: model[1].running_mean[3] = 0.5\n"
+            "seen.append(same(model))\n"
+            "model[1].running_mean[3] = 0.5\nseen.append(same(model))\n"
+            "seen.append(same(nn.Linear(3, 2 + rank)))\nseen",
+        },
+        [],
+    )
+    assert {one.value for one in request.answers.values()} == {"[True, False, True, False]"}
+
+
 def test_the_way_is_chosen_alike_on_all_ranks(three: Ranks) -> None:
-    names = make(10, 16)
+    names = make(10, 45)
     trained = run(three, names, LOOP, way="auto")
     assert not trained.failed, trained.answers[0].text
     details = [one.details for one in trained.answers.values()]

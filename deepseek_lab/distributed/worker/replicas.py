@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.nn.parallel import DistributedDataParallel
@@ -31,6 +34,25 @@ from deepseek_lab.processes.travel import Returning
 
 ERRORS, MOMENTUM = "what was left out of its gradients (error feedback)", "the momentum of the means"
 _VELOCITY = "velocity"
+
+
+def _is_same_everywhere(module: nn.Module) -> bool:
+    """Whether all ranks have the same parameters and buffers, as they have what came from the notebook.
+
+    DDP would send all of them from rank 0 to each other rank again. Called by all ranks together.
+    """
+    tensors = [one.detach() for one in (*module.parameters(), *module.buffers())]
+    told = hashlib.blake2b(digest_size=7)
+    for one in tensors:
+        told.update(f"{one.dtype} {tuple(one.shape)}".encode())
+        if one.is_cpu and one.layout is torch.strided:
+            told.update(one.contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            told.update(uuid.uuid4().bytes)  # not the same for certain
+    number = int.from_bytes(told.digest())
+    both = torch.tensor([number, -number])
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    return int(both[0]) == -int(both[1])
 
 
 class Replicas:
@@ -280,7 +302,9 @@ class Replicas:
             return None
         owners = {self._owners.get(id(one)) for one in trained}
         if owners == {None}:
-            made = DistributedDataParallel(module, find_unused_parameters=True)
+            made = DistributedDataParallel(
+                module, find_unused_parameters=True, init_sync=not _is_same_everywhere(module)
+            )
             if self._exchange is not None:
                 self._exchange.install(made)
             self._owners |= {id(one): id(module) for one in trained}
