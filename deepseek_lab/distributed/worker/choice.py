@@ -90,15 +90,18 @@ class Choice:
         alone_s = max(0.0, int8_s - waited_s)
         expected = self._expect(int8_s, alone_s)
         tried = {"int8": int8_s}
+        # Where updates are short, what they are expected to take says little: exact gradients take turns anyway.
+        always = {way for way in expected if way in EXACT and num_tries > 1}
         left = [way for way in expected if way not in tried]
         while left:
             left.remove(way := min(left, key=lambda way: expected[way]))
-            if _DOUBT * expected[way] < min(tried.values()):
+            if way in always or _DOUBT * expected[way] < min(tried.values()):
                 tried[way] = yield from self._try(way, num_tries)
                 if LOW_RANK.fullmatch(way):  # what it computes beside products, others of its kind do too
                     more_s = max(0.0, tried[way] - expected[way])
                     expected |= {one: expected[one] + more_s for one in left if LOW_RANK.fullmatch(one)}
-        hopeful = [way for way in self._ways if tried.get(way, math.inf) <= _HOPEFUL * min(tried.values())]
+        enough_s = _HOPEFUL * min(tried.values())
+        hopeful = [way for way in self._ways if way in always or tried.get(way, math.inf) <= enough_s]
         if len(hopeful) > 1:
             tried |= yield from self._take_turns(hopeful)
         expected[LOCAL] = alone_s + (int8_s - alone_s) / EVERY
