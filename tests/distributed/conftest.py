@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deepseek_lab.distributed import ranks
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.request import Request
 
@@ -31,3 +32,12 @@ def run(three: Ranks) -> Run:
         return three.ask("run", {"source": source, "file": "cell"}, **options)
 
     return run_it
+
+
+@pytest.fixture
+def limited(three: Ranks, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Collectives have two seconds."""
+    monkeypatch.setattr(ranks, "COLLECTIVE_LIMIT_S", 2.0)
+    three._joined = False
+    yield
+    three._joined = False

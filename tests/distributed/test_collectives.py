@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from deepseek_lab.distributed import ranks as module
 from deepseek_lab.distributed import request as requests
 from deepseek_lab.distributed.ranks import Ranks
 from tests.distributed.conftest import Run
@@ -85,14 +82,6 @@ if rank == 1:
     {late}
 collectives.{name}(torch.empty_like(sent), {what}, dist.group.WORLD)
 """
-
-
-@pytest.fixture
-def limited(three: Ranks, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "COLLECTIVE_LIMIT_S", 2.0)
-    three._joined = False
-    yield
-    three._joined = False
 
 
 @pytest.mark.usefixtures("limited")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,6 @@ LOOP = """for _ in range(3):
     opt.zero_grad()
     loss.backward()
     opt.step()"""
-
-
-@pytest.fixture
-def limited(three: Ranks, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Collectives have two seconds."""
-    monkeypatch.setattr(module, "COLLECTIVE_LIMIT_S", 2.0)
-    three._joined = False
-    yield
-    three._joined = False
 
 
 def told(request: Any) -> str:

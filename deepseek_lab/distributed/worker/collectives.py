@@ -61,9 +61,6 @@ def reduce_scatter(total: Tensor, values: Tensor, group: Any) -> None:
 
     Called by all ranks of the group together, with tensors of one shape.
     """
-    if not values.is_cpu:
-        dist.reduce_scatter_tensor(total, values, group=group)
-        return
     came = torch.empty_like(values)
     all_to_all(came, values, group)
     torch.sum(came, 0, out=total)

@@ -78,7 +78,7 @@ class _AllGather(DefaultAllGather):
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False
     ) -> Any:
-        if async_op:
+        if async_op or not input_tensor.is_cpu:
             return super().__call__(output_tensor, input_tensor, group, async_op)
         rows = output_tensor.view(dist.get_world_size(group), -1)
         return collectives.all_gather(rows, input_tensor.view(-1), group)
@@ -90,7 +90,7 @@ class _ReduceScatter(DefaultReduceScatter):
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
     ) -> Any:
-        if async_op or op not in _SUMS:
+        if async_op or not input_tensor.is_cpu or op not in _SUMS:
             return super().__call__(output_tensor, input_tensor, group, op, async_op)
         size = dist.get_world_size(group)
         collectives.reduce_scatter(output_tensor.view(-1), input_tensor.view(size, -1), group)
