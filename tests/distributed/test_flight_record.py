@@ -80,6 +80,17 @@ class TestRecord:
             name = "all_reduce" if way == "plain" else "alltoall"
             assert name in {one.name.replace("_", "") if way == "int8" else one.name for one in caused}
 
+    def test_what_has_been_waited_for_has_ended(self, three: Ranks, run: Run) -> None:
+        """gloo tells PyTorch's ring of it in a thread that may come later."""
+        made = run(
+            "import torch, torch.distributed as dist\n"
+            "from deepseek_lab.distributed.worker.flight import flight\n"
+            "x, seen = torch.ones(1), set()\n"
+            "for _ in range(500):\n    dist.all_reduce(x)\n    seen.add(flight.told(1)[0][0]['state'])\n"
+            "assert seen == {'ended'}, seen"
+        )
+        assert statuses(made) == ["ok"] * 3, made.answers[0].text
+
     def test_the_ring_is_bounded(self, three: Ranks, run: Run) -> None:
         run(
             "import torch, torch.distributed as dist\nx = torch.ones(1)\n"

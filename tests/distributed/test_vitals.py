@@ -288,7 +288,7 @@ class TestTraining:
         names = notebook(DEFINE)
         slow = (
             LOOP
-            + "    time.sleep(0.08 * (torch.distributed.get_rank() == 1))\n    if len(losses) == 16: break\n"
+            + "    time.sleep(0.08 * (torch.distributed.get_rank() == 1))\n    if len(losses) == 40: break\n"
         )
         with watched(three) as (watch, _, _):
             assert not run(three, names, slow, **options).failed

@@ -216,12 +216,15 @@ class Flight:
         dtypes = entry["input_dtypes"] or entry["output_dtypes"]
         mark = known.get((group, entry["op_id"]))
         line = next((one["line"] for one in entry["frames"] if one["filename"] in self.files), None)
+        # What waits for NCCL only has the stream wait, so its end says nothing. gloo tells the ring of an end in a
+        # thread of its own, after those who wait.
+        waited = mark is not None and mark.ended_ns > 0 and entry["on_cpu"]
         took_s = None
-        if mark is not None and mark.ended_ns:
+        if mark is not None and waited:
             took_s = max(0, mark.ended_ns - entry["time_created_ns"]) * 1e-9
         elif entry["time_discovered_completed_ns"]:
             took_s = (entry["time_discovered_completed_ns"] - entry["time_created_ns"]) * 1e-9
-        ended = entry["retired"] or entry["state"] == "completed"
+        ended = waited or entry["retired"] or entry["state"] == "completed"
         dtype = _DTYPES.get(dtypes[0]) if dtypes else None
         return {
             "name": entry["profiling_name"].partition(":")[2].strip("_"),
@@ -268,12 +271,16 @@ def _number(group: ProcessGroup) -> int:
 
 
 def _entries() -> list[dict[str, Any]]:
-    """PyTorch's rings: that of gloo and others on the CPU, and that of NCCL."""
-    dumps = [c10d._dump_fr_trace]  # type: ignore[attr-defined]
+    """PyTorch's rings: that of gloo and others on the CPU, and that of NCCL (``on_cpu``: which)."""
+    dumps = {True: c10d._dump_fr_trace}  # type: ignore[attr-defined]
     if torch.cuda.is_initialized() and hasattr(c10d, "_dump_nccl_trace"):
-        dumps.append(c10d._dump_nccl_trace)
+        dumps[False] = c10d._dump_nccl_trace
     with _no_import():
-        found = [one for dump in dumps for one in pickle.loads(dump(True, True, False)).get("entries", ())]
+        found = [
+            {**one, "on_cpu": on_cpu}
+            for on_cpu, dump in dumps.items()
+            for one in pickle.loads(dump(True, True, False)).get("entries", ())
+        ]
     return [one for one in found if not one["is_p2p"]]
 
 
