@@ -40,6 +40,7 @@ _DETAILS = (
     "global_batches",
     "left",
     "way",
+    "every",
     "step_s",
     "expected",
     "lost",

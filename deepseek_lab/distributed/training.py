@@ -85,8 +85,10 @@ def train(
             ``hierarchical-bf16`` and ``hierarchical-int8`` (between hosts alone), or ``auto`` for the one of these with
             which updates are fastest, found in the first of them, and ``exact`` for the faster of the exact ones. With
             ``local`` and ``diloco`` no gradients go: ranks train by themselves and go on from the mean of their
-            parameters, with ``diloco`` by an optimizer of its own.
-        every: Updates from one such mean to the next, by default :data:`EVERY`.
+            parameters, with ``diloco`` by an optimizer of its own. ``auto`` takes means of parameters too, without a
+            ``batch`` and a ``GradScaler``, where ways for gradients take longer.
+        every: Updates from one such mean to the next, by default :data:`EVERY`; but for ``diloco``, which has that
+            number, fewer where the loss does not fall any more.
         strategy: ``ddp`` has everything on every rank; with ``fsdp``, whose ``way`` is ``plain``, each rank holds its
             part of parameters, gradients and optimizer states, and whole tensors come back.
         mesh: In the place of a strategy, ranks that share layers or are stages of a pipeline, and copies of the model
@@ -114,6 +116,9 @@ def train(
     seed = torch.initial_seed() % 2**31 if seed is None else seed
     luggage = Luggage(names, sorted(name for name in uses if name in names))
     payload = luggage.pack()
+    # Ranks apart that leave out updates, each its own, would not come together; and they have no common batch.
+    scales = "GradScaler" in source or any(isinstance(names.get(one), torch.amp.GradScaler) for one in uses)
+    apart = way == "auto" and batch is None and not scales
     fields = {
         "source": source,
         "file": file,
@@ -124,7 +129,8 @@ def train(
         "way": way,
         "strategy": strategy,
         "mesh": None if mesh is None else dataclasses.asdict(mesh),
-        "every": EVERY.get(way, 0) if every is None else every,
+        "every": EVERY.get("local" if apart else way, 0) if every is None else every,
+        "adapts": way == "local" and every is None,
         # history["loss"].append(...) changes a dict that no text analysis finds for certain.
         "back": sorted({*binds, *(one for one in uses if isinstance(names.get(one), list | dict | set))}),
         "save_s": save_s,
@@ -188,18 +194,31 @@ def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
     seconds: dict[str, float] = details["step_s"]
     if asked == "exact" and details["way"] == "plain" and not seconds:
         return []  # on one host there is nothing to choose
+    chosen = details["way"]
     if asked not in {"auto", "exact"}:
-        return [] if asked == "plain" else [_words(asked)]
+        return [] if asked == "plain" else [_words(asked) + _every_words(details)]
     if not seconds:
         return ["there were too few updates to find the fastest way for gradients, so they went in several"]
-    beside = [
+    if chosen in EVERY:
+        others = {way: one for way, one in seconds.items() if way not in EVERY}
+        best = min(others, key=lambda way: others[way])
+        least = " at least" if best in details["expected"] else ""
+        exchange = "powersgd" if best.startswith("powersgd") else best
+        ours = f"{_words(chosen)}{_every_words(details)}: an update takes {1e3 * seconds[chosen]:.3g} ms"
+        beside = f"with {_words(best)}{least} {1e3 * others[best]:.3g} ms"
+        return [f"{ours}; {beside}, where ranks never differ: --exchange {exchange}"]
+    each = [
         f"{_words(way)} {one / seconds['plain']:.2f}x"
-        + (" (expected)" if way in details["expected"] and way not in EVERY else "")
-        + (f" (expected; more updates may be needed: --exchange {way})" if way in EVERY else "")
+        + (" (expected)" if way in details["expected"] else "")
+        + (" (more updates are needed then)" if way in EVERY else "")
         for way, one in seconds.items()
         if way != "plain"
     ]
-    return [f"{_words(details['way'])}; an update takes, of the time with float32: {', '.join(beside)}"]
+    return [f"{_words(chosen)}; an update takes, of the time with float32: {', '.join(each)}"]
+
+
+def _every_words(details: dict[str, Any]) -> str:
+    return f", in the end every {details['every']} updates" if details["every"] else ""
 
 
 def _held_notes(held: dict[int, dict[str, list[int]]]) -> list[str]:

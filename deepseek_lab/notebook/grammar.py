@@ -493,8 +493,8 @@ VERBS: dict[str, Verb] = {
                 ),
                 Flag(
                     "allow-lossy",
-                    "let gradients go between ranks in bfloat16 or as int8 codes with error feedback, where updates "
-                    "are faster with that",
+                    "let gradients go between ranks in bfloat16, as int8 codes or as factors of low rank, or "
+                    "parameters be averaged every few updates in their place, where training is faster with that",
                     "switch",
                 ),
                 Flag(
@@ -522,7 +522,7 @@ VERBS: dict[str, Verb] = {
                     "updates from one mean of the parameters to the next, with --exchange local or diloco",
                     "int",
                     "N",
-                    default="8, with diloco 32",
+                    default="8, down to 2 as the loss falls no more; with diloco 32",
                 ),
             ),
             (

@@ -376,6 +376,8 @@ class Returning:
         for one in self._labelled.values():
             if isinstance(one, LRScheduler):
                 _count_steps(one.optimizer)
+            if isinstance(one, torch.optim.LBFGS):  # what its own pickle leaves out
+                vars(one).update(_params=one.param_groups[0]["params"], _numel_cache=None)
 
     def pack(self, wanted: Sequence[str]) -> tuple[list[Any], dict[str, str]]:
         """For the notebook: what the names stand for now, and the state of everything that came from there.

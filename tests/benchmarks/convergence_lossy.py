@@ -3,6 +3,7 @@
 Four ranks, scikit-learn's digits (1,797 real images), a network of three layers of as many units as the argument says
 (1024: 2.2 million parameters; 3500, the default: 24.8 million), 1,000 steps, three seeds. The figure is the mean of
 the last 50 losses; the bar, that each is within the spread of DDP's three, widened by that spread on either side.
+Means of parameters and what is chosen are tried too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.training import train
-from deepseek_lab.distributed.worker.choice import WAYS
+from deepseek_lab.distributed.worker.choice import LOCAL, WAYS
 from deepseek_lab.distributed.worker.hosts import NAME
 from tests.distributed.cells import notebook
 
@@ -62,7 +63,7 @@ def main(width: int) -> int:
     try:
         found = {
             way: [final_loss(ranks, way, seed, width) for seed in SEEDS]
-            for way in WAYS
+            for way in (*WAYS, LOCAL, "auto")
             if not way.startswith(NAME)
         }
     finally:

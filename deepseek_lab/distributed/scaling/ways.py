@@ -165,9 +165,10 @@ WAYS: Sequence[Way] = (
         f"local SGD, {local_steps.EVERY} steps",
         False,
         "--allow-lossy --exchange local",
-        _plain,
-        _values,
+        _shared("int8", _int8_bytes),
+        _int8_bytes,
         every=local_steps.EVERY,
+        error_feedback=True,
     ),
 )
 """Exact ways first. ``plain`` is that of ``DistributedDataParallel``."""

@@ -1,9 +1,10 @@
 """The way in which gradients go between ranks, chosen in the first updates of a training itself.
 
-What cannot win is ruled out by what the link and the arithmetic were measured to take at least; what is left is tried
-in an update or a few, and what is not far from the fastest then takes turns, in real updates. All ranks come to the
-same choice, for what each measures is averaged. Means of parameters every few updates are told of and never chosen:
-ranks differ in between, and a loop that ends by what it measures could end on one of them alone.
+Ranks begin apart where they may, with means of their parameters every few updates: that is the fastest of all where
+most of an update is communication, and costs nothing to find out. Of the others what cannot win is ruled out by what
+the link and the arithmetic were measured to take at least; what is left is tried in an update or a few, and what is not
+far from the fastest then takes turns, in real updates. All ranks come to the same choice, for what each measures is
+averaged.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from deepseek_lab.distributed.worker import low_rank
+from deepseek_lab.distributed.worker.apart import Apart
 from deepseek_lab.distributed.worker.exchange import LOW_RANK, NUM_THREADS, Exchange
 from deepseek_lab.distributed.worker.hosts import NAME
-from deepseek_lab.distributed.worker.local_steps import EVERY
 
 RANKS = (32, 8, 4)
 EXACT = ("plain", NAME)
 WAYS = (*EXACT, "bf16", f"{NAME}-bf16", "int8", f"{NAME}-int8", *(f"powersgd-{rank}" for rank in RANKS))
 """From the one that changes least to the one that changes most."""
 LOCAL = "local"
-"""What is told of beside them, for users to choose: means of parameters, as int8 codes, every few updates."""
+"""Beside them: means of parameters, as int8 codes, every few updates."""
+_MORE = 1 / 40
+"""For the same loss, so many more updates are needed for each between two means."""
+_AT_LEAST = 0.4
+"""What a mean of gradients takes of one of parameters, at least: parts of it go during the backward pass."""
 _ROUNDS, _MOST_ROUNDS = 4, 16
 _LONG_ENOUGH_S = 1.0
 """Ways take so many turns at least, and more where these are over sooner: short updates vary more."""
@@ -36,8 +41,12 @@ _TRIES_S, _MOST_TRIES = 0.05, 4
 _WORTH = 0.95
 """A way that changes more has to take so much less."""
 _HOPEFUL = 1.4
-_DOUBT = 0.7
-"""What a way is expected to take may be so much too long: there is what int8 computes in it."""
+_DOUBT, _MORE_DOUBT = 0.7, 0.4
+"""What a way is expected to take may be so much too long: there is what int8 computes in it. Where updates are short
+that is not all, and exact gradients are to be left out only where they are slower for certain.
+"""
+_MESSAGES = 3
+"""One after the other that factors of low rank need: two for factors, one for what is no matrix."""
 _PROBES = (16_384, 131_072, 1_048_576)
 """Values sent to see how fast the link is; more only where fewer took no time."""
 _LONG_S = 0.02
@@ -51,10 +60,16 @@ class Choice:
         exchange: Whose way is set.
         shapes: Gives the shapes of the gradients, when an update has been made.
         lossy: Whether gradients may be changed on their way.
+        every: Updates between two means of parameters, where ranks may train apart; else 0.
     """
 
     def __init__(
-        self, exchange: Exchange, shapes: Callable[[], Sequence[torch.Size]], *, lossy: bool = True
+        self,
+        exchange: Exchange,
+        shapes: Callable[[], Sequence[torch.Size]],
+        *,
+        lossy: bool = True,
+        every: int = 0,
     ) -> None:
         self._exchange, self._shapes = exchange, shapes
         self._ways = [
@@ -64,50 +79,133 @@ class Choice:
         """Of an update, by way; empty until it is decided."""
         self.expected: set[str] = set()
         """Ways whose seconds are what the link was measured to allow, for nothing was sent that way."""
-        self._search: _Search | None = self._find() if lossy else self._find_exact()
+        self._apart: Apart | None = None
+        self._agreed_s = 0.0
+        self._alone_s = self._mean_s = math.inf
+        """Of an update apart without a mean, and of a mean."""
+        self.every = every
+        """Updates between two means, as they were when that was chosen or last looked at."""
+        search = self._find(every) if lossy else self._find_exact()
+        self._search: _Search | None = search
         self._began_s = 0.0
-        exchange.way = next(self._search)
+        exchange.way = next(search)
 
-    def stepped(self) -> None:
-        """An update is done, on all ranks."""
-        if self._search is None:
-            return
-        try:
-            self._exchange.way = self._search.send(time.perf_counter() - self._began_s)
-        except StopIteration:
-            self._search = None
+    def stepped(self, agreed_s: float = 0.0, apart: Apart | None = None) -> None:
+        """An update is done, on all ranks.
+
+        Args:
+            agreed_s: What a mean of parameters took of it.
+            apart: While ranks train apart.
+        """
+        self._agreed_s, self._apart = agreed_s, apart
+        if self._search is None and apart is not None and apart.every != self.every:
+            self.every = apart.every
+            if self._apart_s > min(one for way, one in self.seconds.items() if way != LOCAL):
+                self._search = self._find(0)
+                self._exchange.way = next(self._search)
+        elif self._search is not None:
+            try:
+                self._exchange.way = self._search.send(time.perf_counter() - self._began_s)
+            except StopIteration:
+                self._search = None
         self._began_s = time.perf_counter()
 
-    def _find(self) -> _Search:
+    def stay_together(self) -> None:
+        """Ranks cannot train apart; called before they do."""
+        if self.every:
+            self.every = 0
+            self._search = self._find(0)
+            self._exchange.way = next(self._search)
+
+    @property
+    def _apart_s(self) -> float:
+        return self._alone_s + self._mean_s / max(1, self.every)
+
+    def _find(self, every: int) -> _Search:
         """Yields the way of the next update and is given the seconds that it took."""
-        for _ in range(2):
-            yield "int8"  # DDP makes its buckets anew
-        taken_s = yield "int8"
-        int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
+        tried: dict[str, float] = {}
+        least: dict[str, float] = {}
+        if every:
+            yield from self._train_apart(every)
+        if math.isfinite(self._apart_s):
+            tried[LOCAL] = self._apart_s
+            least = self._at_least()
+            if every and self._to_beat(tried) <= min(least.values()):
+                self._tell(tried, least)
+                self._exchange.keep(LOCAL, "int8")
+                return
+            alone_s, int8_s = self._alone_s, self._alone_s + self._mean_s
+        else:
+            for _ in range(2):
+                yield "int8"  # DDP makes its buckets anew
+            taken_s = yield "int8"
+            int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
+            tried["int8"] = int8_s
+            alone_s = max(0.0, int8_s - waited_s)
         num_tries = max(1, min(_MOST_TRIES, int(_TRIES_S / int8_s)))
-        if num_tries > 1:
-            int8_s = yield from self._try("int8", num_tries)
-        alone_s = max(0.0, int8_s - waited_s)
+        if "int8" in tried and num_tries > 1:
+            tried["int8"] = yield from self._try("int8", num_tries)
         expected = self._expect(int8_s, alone_s)
-        tried = {"int8": int8_s}
-        # Where updates are short, what they are expected to take says little: exact gradients take turns anyway.
-        always = {way for way in expected if way in EXACT and num_tries > 1}
+        careful = {way for way in expected if way in EXACT and num_tries > 1}
         left = [way for way in expected if way not in tried]
+        if LOCAL in tried:
+            for _ in range(2):
+                yield min(left, key=lambda way: expected[way])  # DDP makes its buckets anew
         while left:
             left.remove(way := min(left, key=lambda way: expected[way]))
-            if way in always or _DOUBT * expected[way] < min(tried.values()):
+            doubt = _MORE_DOUBT if way in careful else _DOUBT
+            if max(doubt * expected[way], least.get(way, 0.0)) < self._to_beat(tried):
                 tried[way] = yield from self._try(way, num_tries)
                 if LOW_RANK.fullmatch(way):  # what it computes beside products, others of its kind do too
                     more_s = max(0.0, tried[way] - expected[way])
                     expected |= {one: expected[one] + more_s for one in left if LOW_RANK.fullmatch(one)}
-        enough_s = _HOPEFUL * min(tried.values())
-        hopeful = [way for way in self._ways if way in always or tried.get(way, math.inf) <= enough_s]
+        best_s = min((taken_s for way, taken_s in tried.items() if way != LOCAL), default=math.inf)
+        if self._to_beat(tried) < best_s:
+            self._tell(tried, expected)
+            self._exchange.keep(LOCAL, "int8")
+            return
+        exact = careful & tried.keys()
+        hopeful = [way for way in self._ways if way in exact or tried.get(way, math.inf) <= _HOPEFUL * best_s]
         if len(hopeful) > 1:
             tried |= yield from self._take_turns(hopeful)
-        expected[LOCAL] = alone_s + (int8_s - alone_s) / EVERY
+        self._tell(tried, expected)
+        self._decide({way: tried[way] for way in hopeful})
+
+    def _to_beat(self, tried: dict[str, float]) -> float:
+        """Seconds of the fastest way so far; what needs more updates counts as slower."""
+        more = {LOCAL: 1 + _MORE * self.every}
+        return min((more.get(way, 1.0) * taken_s for way, taken_s in tried.items()), default=math.inf)
+
+    def _tell(self, tried: dict[str, float], expected: dict[str, float]) -> None:
         self.seconds = expected | tried
         self.expected = expected.keys() - tried.keys()
-        self._decide({way: tried[way] for way in hopeful})
+
+    def _train_apart(self, every: int) -> Generator[str, float, None]:
+        """Two rounds, of which the second counts."""
+        alone: list[float] = []
+        mean_s = 0.0
+        for number in range(2 * every):
+            taken_s = yield LOCAL
+            if number >= every:
+                alone.append(taken_s - self._agreed_s)
+                mean_s += self._agreed_s
+        sees = self._apart is not None and self._apart.sees_losses  # else nobody knows whether it is worth it
+        measured = [statistics.median(alone), mean_s if sees else math.inf]
+        self._alone_s, self._mean_s = _agreed(measured)
+
+    def _at_least(self) -> dict[str, float]:
+        """Seconds of an update by way, as little as they may be, by what means of parameters took."""
+        shapes = self._shapes()
+        total = sum(shape.numel() for shape in shapes)
+        product_s, message_s = _agreed([_probe_products(shapes), _probe_message()])
+        found = dict.fromkeys(self._ways, self._alone_s + _AT_LEAST * self._mean_s)
+        for rank in RANKS:
+            thin = sum(low_rank.sizes(shape, rank)[1] for shape in shapes)
+            less = min(1.0, 4 * thin / total)  # float32 beside codes of 8 bits
+            products_s = 4 * rank * total * product_s / NUM_THREADS
+            messages_s = _MESSAGES * message_s
+            found[f"powersgd-{rank}"] = self._alone_s + less * self._mean_s + products_s + messages_s
+        return found
 
     def _try(self, way: str, num: int) -> Generator[str, float, float]:
         """Seconds of an update, of so many."""
@@ -181,6 +279,14 @@ def _probe_link(exchange: Exchange, way: str) -> float:
         if taken_s > _LONG_S:
             break
     return taken_s / number
+
+
+def _probe_message() -> float:
+    """Seconds that all ranks need to have heard of each other, at least."""
+    _agreed([0.0])
+    began_s = time.perf_counter()
+    _agreed([0.0])
+    return time.perf_counter() - began_s
 
 
 def _probe_products(shapes: Sequence[torch.Size]) -> float:

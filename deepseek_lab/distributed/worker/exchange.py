@@ -34,6 +34,8 @@ from deepseek_lab.distributed.worker.flight import flight
 from deepseek_lab.distributed.worker.hosts import NAME, Hierarchical, Hosts, Levels
 from deepseek_lab.distributed.worker.low_rank import LowRank
 
+APART = frozenset({"local", "diloco"})
+"""Ways without gradients that go between ranks (:mod:`deepseek_lab.distributed.worker.apart`)."""
 NUM_THREADS = 2
 _PIECE = 1 << 16
 """Values."""
@@ -246,7 +248,10 @@ class Exchange:
         self._num_replicas += 1
 
         def hook(state, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are strings
-            return self.put(self.way, (number, bucket.index()), bucket.buffer(), bucket.gradients())
+            way = (
+                "int8" if self.way in APART else self.way
+            )  # the first update, where a step itself calls the model
+            return self.put(way, (number, bucket.index()), bucket.buffer(), bucket.gradients())
 
         replica.register_comm_hook(None, hook)
 
@@ -271,10 +276,10 @@ class Exchange:
         """From when the last tensor was put to when all were there: what the last exchange took beside arithmetic."""
         return max(0.0, max(lane.done_s for lane in self._lanes) - self._put_s)
 
-    def keep(self, way: str) -> None:
-        """Go this way from now on, and forget what the others have kept."""
+    def keep(self, way: str, *uses: str) -> None:
+        """Go this way from now on, which uses others, and forget what the rest has kept."""
         self.way = way
-        self._ways = {name: one for name, one in self._ways.items() if name == way}
+        self._ways = {name: one for name, one in self._ways.items() if name in {way, *uses}}
 
     @property
     def state(self) -> State:

@@ -6,7 +6,6 @@ arXiv:2311.08105). How far each rank has come is sent as int8 codes with error f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -20,6 +19,8 @@ OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
 """DiLoCo's, with Nesterov's momentum."""
 _CHUNK = 4_000_000
 """Values that go at once: large enough for the link, small enough that two threads share the work."""
+_OTHERS = {"plain": 1_000_000, "bf16": 2_000_000, "int8": 3_000_000}
+"""Chunks of others than parameters are numbered from there on, by way."""
 
 
 class LocalSteps:
@@ -45,14 +46,13 @@ class LocalSteps:
         """Updates since then."""
 
     @torch.no_grad()
-    def agree(self, *, outer: bool = False, buffers: Iterable[Tensor] = ()) -> float:
-        """Go on from the mean over all ranks; gives the seconds that it took.
+    def agree(self, *, outer: bool = False, buffers: Iterable[Tensor] = ()) -> None:
+        """Go on from the mean over all ranks.
 
         Args:
             outer: Step from the last mean with Nesterov's momentum, for a whole round; else be at the mean itself.
             buffers: Averaged too, as they are.
         """
-        began_s = time.perf_counter()
         self.count = 0
         deltas = [one - at for one, at in zip(self._parameters, self._anchor, strict=True)]
         self._mean(deltas, "int8", 0)
@@ -65,10 +65,13 @@ class LocalSteps:
         torch._foreach_add_(self._anchor, deltas)
         for one, at in zip(self._parameters, self._anchor, strict=True):
             one.copy_(at)
-        floats = [one for one in buffers if one.is_floating_point()]
-        self._mean(floats, "plain", 1_000_000)
-        return time.perf_counter() - began_s
+        self.mean_of([one for one in buffers if one.is_floating_point()])
 
+    def mean_of(self, tensors: Sequence[Tensor], way: str = "plain") -> None:
+        """Replace others than the parameters by their means over all ranks, found that way."""
+        self._mean(tensors, way, _OTHERS[way])
+
+    @torch.no_grad()
     def _mean(self, tensors: Sequence[Tensor], way: str, first: int) -> None:
         """Replace tensors by their means over all ranks; chunks of one type go on all threads at once."""
         chunks: list[list[Tensor]] = []

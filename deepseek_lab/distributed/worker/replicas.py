@@ -12,7 +12,7 @@ import gc
 import hashlib
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.worker import feedback
+from deepseek_lab.distributed.worker.apart import Apart
 from deepseek_lab.distributed.worker.choice import WAYS, Choice
-from deepseek_lab.distributed.worker.exchange import LOW_RANK, Exchange
+from deepseek_lab.distributed.worker.exchange import APART, LOW_RANK, Exchange
 from deepseek_lab.distributed.worker.feedback import State
 from deepseek_lab.distributed.worker.hosts import NAME, Hosts
-from deepseek_lab.distributed.worker.local_steps import LocalSteps
 from deepseek_lab.distributed.worker.vitals import Waits
 from deepseek_lab.processes.travel import Returning
 
@@ -62,8 +62,11 @@ class Replicas:
         way: How gradients go between ranks: ``plain`` leaves that to DDP, ``auto`` chooses and ``exact`` chooses among
             exact ways (:mod:`deepseek_lab.distributed.worker.choice`), a name of
             :func:`deepseek_lab.distributed.worker.exchange.make` takes that way, and with ``local`` or ``diloco`` none
-            goes: ranks agree on their parameters (:mod:`deepseek_lab.distributed.worker.local_steps`).
+            goes: ranks agree on their parameters (:mod:`deepseek_lab.distributed.worker.local_steps`), which ``auto``
+            tries too where ``every`` is given.
         every: Updates between two such agreements.
+        adapts: Whether these are halved where the loss does not fall; as with ``auto``.
+        loss: Gives the last loss of this rank, where there was one.
         waits: Held open where other ranks are waited for, beside the backward pass.
         hosts: Where the ranks are; where there are no layers ``exact`` is ``plain``.
 
@@ -77,24 +80,28 @@ class Replicas:
         every: int = 0,
         waits: Waits | None = None,
         hosts: Hosts | None = None,
+        *,
+        adapts: bool = False,
+        loss: Callable[[], float | None] = lambda: None,
     ) -> None:
         if way == "exact" and (hosts is None or not hosts.layered):
             way = "plain"
         self._exchange: Exchange | None = None
         self.choice: Choice | None = None
-        self._asked, self._every = way, every
+        self._asked, self._every, self._adapts, self._loss = way, every, adapts, loss
         self._waits: contextlib.AbstractContextManager[Any] = waits or contextlib.nullcontext()
         if way != "plain":
             layers = way in {"auto", "exact"} or way.startswith(NAME)
             self._exchange = Exchange(way, hosts if layers else None)
             if way in {"auto", "exact"}:
-                self.choice = Choice(self._exchange, self._shapes, lossy=way == "auto")
+                self.choice = Choice(self._exchange, self._shapes, lossy=way == "auto", every=every)
         self._velocity: dict[tuple[int, ...], torch.Tensor] = {}
         """Of optimizers that are still to come, by their number and that of the parameter."""
-        self._local: dict[int, LocalSteps] = {}
-        """By optimizer."""
-        self._optimizers: list[torch.optim.Optimizer] = []
-        """Those of ``_local``, held so that no other takes their place."""
+        self._apart: Apart | None = None
+        """While ranks train apart."""
+        self._thread = threading.get_ident()
+        self._inside = False
+        """Whether a step goes on that calls the model."""
         self.num_steps = 0
         """Updates by all optimizers."""
         self.held: dict[str, tuple[int, int]] = {}
@@ -126,8 +133,7 @@ class Replicas:
             handle.remove()
         if kind is None:
             self.agree()
-        self._local.clear()
-        self._optimizers.clear()
+        self._apart = None
         self._wrapped.clear()
         self._weighed.clear()
         if self._exchange is not None:
@@ -144,12 +150,7 @@ class Replicas:
         if self._exchange is None:
             return State()
         state = self._exchange.state
-        velocity: dict[tuple[int, ...], torch.Tensor] = {
-            (number, at): one
-            for number, steps in enumerate(self._local.values())
-            for at, one in enumerate(steps.velocity)
-        }
-        if velocity:
+        if self._apart is not None and (velocity := self._apart.velocity):
             state.common[_VELOCITY] = velocity
         return state
 
@@ -196,18 +197,23 @@ class Replicas:
         """How gradients go between ranks now."""
         return self._asked if self._exchange is None else self._exchange.way
 
+    @property
+    def every(self) -> int:
+        """Updates between two means of parameters, now; 0 where there are none."""
+        return self._apart.every if self._apart is not None else 0
+
     def agree(self) -> float:
         """Bring ranks together that have trained by themselves, in the middle of a round too; gives the seconds.
 
         Called by all ranks after the same update.
         """
-        return sum(self._agree(key) for key, one in self._local.items() if one.count)
-
-    def _agree(self, key: int, *, outer: bool = False) -> float:
-        first = key == next(iter(self._local))
-        buffers = [one for module in self.modules for one in module.buffers()] if first else []
+        if self._apart is None:
+            return 0.0
         with self._waits:
-            return self._local[key].agree(outer=outer, buffers=buffers)
+            return self._apart.agree(self._buffers)
+
+    def _buffers(self) -> list[torch.Tensor]:
+        return [one for module in self.modules for one in module.buffers()]
 
     def _shapes(self) -> list[torch.Size]:
         """Of the gradients that go between ranks."""
@@ -215,48 +221,82 @@ class Replicas:
 
     @property
     def _alone(self) -> bool:
-        """Whether no gradients go between ranks."""
-        return self._asked in {"local", "diloco"}
+        """Whether no gradients go between ranks from the next update on."""
+        return self.way in APART
 
-    def _steps(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if self._alone and self._exchange is not None and id(optimizer) not in self._local:
+    def _part(self) -> None:
+        """Go apart, or come together again, where that is due: between two updates."""
+        if self._alone and self._apart is None and self._exchange is not None:
+            self._apart = Apart(
+                self._exchange,
+                self._every,
+                self._loss,
+                outer=self._asked == "diloco",
+                adapts=self._adapts or self.choice is not None,
+                velocity=self._velocity,
+            )
+        elif not self._alone:
+            self._come_together()
+
+    def _come_together(self) -> None:
+        if self._apart is not None:
+            with self._waits:
+                self._apart.leave(self._buffers)
+            self._every, self._apart = self._apart.every, None
+
+    def _steps(
+        self, optimizer: torch.optim.Optimizer, arguments: Sequence[Any], options: Mapping[str, Any]
+    ) -> None:
+        # What is computed inside of a step, by a closure, is a part of this update.
+        self._inside = any(map(callable, (*arguments, *options.values())))
+        if self._inside and self.choice is not None and self._apart is None:
+            self.choice.stay_together()  # such an optimizer may keep what has no mean
+        if self._inside and self._wrapped:
+            self._part()
+        if self._apart is not None and optimizer not in self._apart:
             trained = [
                 one for group in optimizer.param_groups for one in group["params"] if id(one) in self._owners
             ]
             if trained:
-                self._optimizers.append(optimizer)
-                self._local[id(optimizer)] = self._local_steps(self._exchange, trained)
-
-    def _local_steps(self, exchange: Exchange, trained: Sequence[torch.Tensor]) -> LocalSteps:
-        number = len(self._local)
-        velocity = [self._velocity.pop((number, at), None) for at in range(len(trained))]
-        known = [one for one in velocity if one is not None]
-        fits = [one.shape for one in known] == [one.shape for one in trained]
-        return LocalSteps(exchange, number, trained, known if fits else ())
+                self._apart.add(optimizer, trained)
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self.num_steps += 1
-        key = id(optimizer)
-        local = self._local.get(key)
-        if local is not None:
-            local.count += 1
-            if local.count == self._every:
-                self._agree(key, outer=self._asked == "diloco")
+        self._inside = False
+        agreed_s = 0.0
+        if self._apart is not None:
+            with self._waits:
+                agreed_s = self._apart.stepped(optimizer, self._buffers)
         if self.choice is not None:
+            key = id(optimizer)
             self._first = self._first or key
             if key == self._first:
-                self.choice.stepped()
+                self.choice.stepped(agreed_s, self._apart)
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
         depth = getattr(self._depth, "value", 0)
         self._depth.value = depth + 1
-        if depth or not torch.is_grad_enabled():
+        if depth:
+            return
+        if not torch.is_grad_enabled():
+            self._look(module)
             return
         replica = self._replica(module)
         if replica is not None:
-            replica.require_backward_grad_sync = not self._alone
+            if not self._inside:
+                self._part()
+            # Apart, buffers are averaged with the parameters.
+            replica.require_backward_grad_sync = replica.require_forward_param_sync = self._apart is None
             with self._waits:  # buffers are sent
                 replica._pre_forward(*arguments)
+
+    def _look(self, module: nn.Module) -> None:
+        """The cell evaluates: that is to be what all ranks have come to."""
+        if self._apart is None or not self._apart.differ or threading.get_ident() != self._thread:
+            return
+        if any(id(one) in self._owners for one in module.parameters()):
+            with self._waits:
+                self._apart.agree(self._buffers, looks=True)
 
     def _after(self, module: nn.Module, arguments: Any, output: Any) -> Any:
         self._depth.value = getattr(self._depth, "value", 1) - 1
@@ -280,9 +320,7 @@ class Replicas:
 
     def _unwrap(self, module: nn.Module) -> None:
         """Parameters of a module are trained that were not at first, and DDP knows those of the beginning alone."""
-        self.agree()
-        self._local.clear()
-        self._optimizers.clear()
+        self._come_together()
         old = self._wrapped[id(module)]
         self._wrapped = {key: one for key, one in self._wrapped.items() if one is not old}
         for one in old.parameters():

@@ -127,6 +127,7 @@ def train(
                 raise
             replicas.agree()
             left, _ = replicas.gather(returning, wanted["back"], ends=True)
+            every = replicas.every
         modules, way, choice = replicas.modules, replicas.way, replicas.choice
     fields: dict[str, Any] = {
         "value": cells.value_text(value),
@@ -134,6 +135,7 @@ def train(
         "checksum": checksum([one for module in modules for one in module.parameters()]),
         "num_steps": replicas.num_steps,
         "way": way,
+        "every": every,
         "lost": lost,
         "not_kept": kept.failed,
         "plans": replicas.plans,
@@ -176,7 +178,14 @@ def _replicas(wanted: dict[str, Any], vitals: Vitals, hosts: Hosts, device: str)
         from deepseek_lab.distributed.worker.sharded import Sharded
 
         return Sharded(vitals.waits)
-    return Replicas(wanted["way"], wanted["every"], vitals.waits, hosts)
+    return Replicas(
+        wanted["way"],
+        wanted["every"],
+        vitals.waits,
+        hosts,
+        adapts=wanted["adapts"],
+        loss=vitals.last_loss,
+    )
 
 
 def _parts(wanted: dict[str, Any], payload: Sequence[Any]) -> tuple[Place | None, Any, Any, Any]:

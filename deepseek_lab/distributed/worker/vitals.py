@@ -136,9 +136,16 @@ class Vitals:
             "waited_s": self.waits.seconds if on_cpu else None,
             "memory_bytes": resident_bytes(),
             "device_bytes": torch.cuda.memory_allocated() if torch.cuda.is_initialized() else None,
-            "loss": self._last_loss(),
+            "loss": self.last_loss(),
             "link_bytes": self._num_bytes() if on_cpu else None,
         }
+
+    def last_loss(self) -> float | None:
+        """Of this rank, where there was one."""
+        copied = self._copied
+        if copied is not None and copied[1].query():
+            self._loss = copied[0].item()
+        return self._loss
 
     def _keep(self, tensors: Any) -> None:
         tensors = getattr(tensors, "held_here", tensors)  # its values may be on another rank
@@ -148,15 +155,9 @@ class Vitals:
             self._loss = tensors.item()
         elif tensors.is_cuda and (self._copied is None or self._copied[1].query()):
             # A loss that is read has the device finish its work first; it comes by itself, and a later one is as good.
-            self._last_loss()
+            self.last_loss()
             there = torch.empty((), dtype=tensors.dtype, pin_memory=True)
             there.copy_(tensors.detach().reshape(()), non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
             self._copied = there, arrived
-
-    def _last_loss(self) -> float | None:
-        copied = self._copied
-        if copied is not None and copied[1].query():
-            self._loss = copied[0].item()
-        return self._loss
