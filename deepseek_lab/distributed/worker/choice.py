@@ -47,6 +47,8 @@ that is not all, and exact gradients are to be left out only where they are slow
 """
 _MESSAGES = 3
 """One after the other that factors of low rank need: two for factors, one for what is no matrix."""
+_PRODUCTS = 4 / NUM_THREADS
+"""Two to find the factors, two to take them off and to put them together; on as many threads."""
 _PROBES = (16_384, 131_072, 1_048_576)
 """Values sent to see how fast the link is; more only where fewer took no time."""
 _LONG_S = 0.02
@@ -131,20 +133,13 @@ class Choice:
             tried[LOCAL] = self._apart_s
             least = self._at_least()
             if every and self._to_beat(tried) <= min(least.values()):
-                self._tell(tried, least)
-                self._exchange.keep(LOCAL, "int8")
+                self._tell(tried, least, LOCAL, "int8")
                 return
             alone_s, int8_s = self._alone_s, self._alone_s + self._mean_s
         else:
-            for _ in range(2):
-                yield "int8"  # DDP makes its buckets anew
-            taken_s = yield "int8"
-            int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
+            int8_s, alone_s = yield from self._try_int8()
             tried["int8"] = int8_s
-            alone_s = max(0.0, int8_s - waited_s)
-        num_tries = max(1, min(_MOST_TRIES, int(_TRIES_S / int8_s)))
-        if "int8" in tried and num_tries > 1:
-            tried["int8"] = yield from self._try("int8", num_tries)
+        num_tries = _num_tries(int8_s)
         expected = self._expect(int8_s, alone_s)
         careful = {way for way in expected if way in EXACT and num_tries > 1}
         left = [way for way in expected if way not in tried]
@@ -161,24 +156,34 @@ class Choice:
                     expected |= {one: expected[one] + more_s for one in left if LOW_RANK.fullmatch(one)}
         best_s = min((taken_s for way, taken_s in tried.items() if way != LOCAL), default=math.inf)
         if self._to_beat(tried) < best_s:
-            self._tell(tried, expected)
-            self._exchange.keep(LOCAL, "int8")
+            self._tell(tried, expected, LOCAL, "int8")
             return
         exact = careful & tried.keys()
         hopeful = [way for way in self._ways if way in exact or tried.get(way, math.inf) <= _HOPEFUL * best_s]
         if len(hopeful) > 1:
             tried |= yield from self._take_turns(hopeful)
-        self._tell(tried, expected)
-        self._decide({way: tried[way] for way in hopeful})
+        self._tell(tried, expected, _first_of_the_fastest({way: tried[way] for way in hopeful}))
 
     def _to_beat(self, tried: dict[str, float]) -> float:
         """Seconds of the fastest way so far; what needs more updates counts as slower."""
         more = {LOCAL: 1 + _MORE * self.every}
         return min((more.get(way, 1.0) * taken_s for way, taken_s in tried.items()), default=math.inf)
 
-    def _tell(self, tried: dict[str, float], expected: dict[str, float]) -> None:
+    def _tell(self, tried: dict[str, float], expected: dict[str, float], way: str, *uses: str) -> None:
+        """It is decided."""
         self.seconds = expected | tried
         self.expected = expected.keys() - tried.keys()
+        self._exchange.keep(way, *uses)
+
+    def _try_int8(self) -> Generator[str, float, tuple[float, float]]:
+        """Seconds of an update with int8 codes, and of what it takes alone."""
+        for _ in range(2):
+            yield "int8"  # DDP makes its buckets anew
+        taken_s = yield "int8"
+        int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
+        if (num_tries := _num_tries(int8_s)) > 1:
+            int8_s = yield from self._try("int8", num_tries)
+        return int8_s, max(0.0, int8_s - waited_s)
 
     def _train_apart(self, every: int) -> Generator[str, float, None]:
         """Two rounds, of which the second counts."""
@@ -197,14 +202,16 @@ class Choice:
         """Seconds of an update by way, as little as they may be, by what means of parameters took."""
         shapes = self._shapes()
         total = sum(shape.numel() for shape in shapes)
-        product_s, message_s = _agreed([_probe_products(shapes), _probe_message()])
-        found = dict.fromkeys(self._ways, self._alone_s + _AT_LEAST * self._mean_s)
-        for rank in RANKS:
+        message_s, *product_s = _agreed([_probe_message(), *_probe_products(shapes)])
+        flat_s = self._alone_s + _AT_LEAST * self._mean_s
+        # Means of parameters go between all ranks, and say nothing of what goes between hosts alone.
+        found = {way: self._alone_s if way.startswith(NAME) else flat_s for way in self._ways}
+        for rank, one_s in zip(RANKS, product_s, strict=True):
             thin = sum(low_rank.sizes(shape, rank)[1] for shape in shapes)
             less = min(1.0, 4 * thin / total)  # float32 beside codes of 8 bits
-            products_s = 4 * rank * total * product_s / NUM_THREADS
-            messages_s = _MESSAGES * message_s
-            found[f"powersgd-{rank}"] = self._alone_s + less * self._mean_s + products_s + messages_s
+            found[f"powersgd-{rank}"] = (
+                self._alone_s + less * self._mean_s + _PRODUCTS * total * one_s + _MESSAGES * message_s
+            )
         return found
 
     def _try(self, way: str, num: int) -> Generator[str, float, float]:
@@ -220,8 +227,8 @@ class Choice:
         """The same where all ways are to be tried."""
         for way in (*self._ways, *self._ways):  # noqa: UP028 - a tuple is sent nothing
             yield way  # the first time it makes what it keeps
-        self.seconds = yield from self._take_turns(self._ways)
-        self._decide(self.seconds)
+        seconds = yield from self._take_turns(self._ways)
+        self._tell(seconds, {}, _first_of_the_fastest(seconds))
 
     def _take_turns(self, ways: Sequence[str]) -> Generator[str, float, dict[str, float]]:
         """Seconds of an update by way."""
@@ -237,27 +244,30 @@ class Choice:
         medians = _agreed([statistics.median(times[way]) for way in ways])
         return dict(zip(ways, medians, strict=True))
 
-    def _decide(self, seconds: dict[str, float]) -> None:
-        best_s = min(seconds.values())
-        self._exchange.keep(next(way for way, taken_s in seconds.items() if _WORTH * taken_s <= best_s))
-
     def _expect(self, int8_s: float, alone_s: float) -> dict[str, float]:
         """Seconds of an update by way: what int8 took, and what the others take at least."""
         shapes = self._shapes()
         total = sum(shape.numel() for shape in shapes)
-        value_s, product_s = _agreed([_probe_link(self._exchange, "plain"), _probe_products(shapes)])
+        value_s, *product_s = _agreed([_probe_link(self._exchange, "plain"), *_probe_products(shapes)])
         found = {"plain": alone_s + total * value_s}
         if self._exchange.layered:
             (layered_s,) = _agreed([_probe_link(self._exchange, NAME)])
             found |= {NAME: alone_s + total * layered_s, f"{NAME}-bf16": alone_s + total * layered_s / 2}
             found[f"{NAME}-int8"] = alone_s + total * layered_s / 4
         found |= {"bf16": alone_s + total * value_s / 2, "int8": int8_s}
-        for rank in RANKS:
+        for rank, one_s in zip(RANKS, product_s, strict=True):
             thin = sum(low_rank.sizes(shape, rank)[1] for shape in shapes)
-            # Two products to find the factors, two to take them off and to put them together.
-            products_s = 4 * rank * total * product_s / NUM_THREADS
-            found[f"powersgd-{rank}"] = alone_s + thin * value_s + products_s
+            found[f"powersgd-{rank}"] = alone_s + thin * value_s + _PRODUCTS * total * one_s
         return found
+
+
+def _num_tries(update_s: float) -> int:
+    return max(1, min(_MOST_TRIES, int(_TRIES_S / update_s)))
+
+
+def _first_of_the_fastest(seconds: dict[str, float]) -> str:
+    best_s = min(seconds.values())
+    return next(way for way, taken_s in seconds.items() if _WORTH * taken_s <= best_s)
 
 
 def _agreed(values: Sequence[float]) -> list[float]:
@@ -289,15 +299,18 @@ def _probe_message() -> float:
     return time.perf_counter() - began_s
 
 
-def _probe_products(shapes: Sequence[torch.Size]) -> float:
-    """Seconds that one value of a gradient takes in its product with one column; 0 where there is no matrix."""
+def _probe_products(shapes: Sequence[torch.Size]) -> list[float]:
+    """Seconds of a value of a gradient in its product with factors, by rank; 0 where there is no matrix."""
     matrices = [shape for shape in shapes if low_rank.sizes(shape)[1] < shape.numel()]
     if not matrices:
-        return 0.0
+        return [0.0] * len(RANKS)
     shape = max(matrices, key=lambda one: one.numel())
     one: Tensor = torch.ones(shape[0], shape.numel() // shape[0])
-    factor = torch.ones(one.shape[1], RANKS[0])
-    one @ factor
-    began_s = time.perf_counter()
-    one @ factor
-    return (time.perf_counter() - began_s) / (one.numel() * RANKS[0])
+    found = []
+    for rank in RANKS:
+        factor = torch.ones(one.shape[1], rank)
+        one @ factor
+        began_s = time.perf_counter()
+        one @ factor
+        found.append((time.perf_counter() - began_s) / one.numel())
+    return found
