@@ -165,7 +165,7 @@ def test_training_is_ddps(four: tuple[Ranks, bool]) -> None:
 def test_all_ways_are_weighed_where_gradients_may_change(four: tuple[Ranks, bool]) -> None:
     losses, details, _ = trained(four[0], "auto", epochs=60)
     assert details["step_s"].keys() == {*WAYS, LOCAL}
-    assert LOCAL in details["expected"]
+    assert LOCAL not in details["expected"]
     assert losses[-1] < 0.5 * losses[0]
 
 
