@@ -198,13 +198,17 @@ def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
     if asked not in {"auto", "exact"}:
         return [] if asked == "plain" else [_words(asked) + _every_words(details)]
     if not seconds:
-        return ["there were too few updates to find the fastest way for gradients, so they went in several"]
+        apart = f"{_words(chosen)}{_every_words(details)}"
+        what = apart if chosen in EVERY else "gradients went in several"
+        return [f"there were too few updates to find the fastest way: {what}"]
     if chosen in EVERY:
         others = {way: one for way, one in seconds.items() if way not in EVERY}
         best = min(others, key=lambda way: others[way])
         least = " at least" if best in details["expected"] else ""
-        exchange = "powersgd" if best.startswith("powersgd") else best
-        ours = f"{_words(chosen)}{_every_words(details)}: an update takes {1e3 * seconds[chosen]:.3g} ms"
+        exchange = best.replace("powersgd-", "powersgd --rank ")
+        ours = (
+            f"{_words(chosen)}{_every_words(details)}: an update took {1e3 * seconds[chosen]:.3g} ms at first"
+        )
         beside = f"with {_words(best)}{least} {1e3 * others[best]:.3g} ms"
         return [f"{ours}; {beside}, where ranks never differ: --exchange {exchange}"]
     each = [
@@ -218,7 +222,7 @@ def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
 
 
 def _every_words(details: dict[str, Any]) -> str:
-    return f", in the end every {details['every']} updates" if details["every"] else ""
+    return f", at the end every {details['every']} updates" if details["every"] else ""
 
 
 def _held_notes(held: dict[int, dict[str, list[int]]]) -> list[str]:

@@ -80,7 +80,9 @@ class TestMeeting:
 
     def test_ranks_that_end_a_loop_apart_before_a_mean_meet_at_its_end(self, three: Ranks) -> None:
         early = "    if len(losses) == 5 + torch.distributed.get_rank(): break\n"
-        checked(run(three, notebook(DEFINE), LOOP + early, every=8))
+        names = notebook(DEFINE)
+        checked(run(three, names, LOOP + early + LOOP, every=8))
+        assert len(names["losses"]) == 20
 
     def test_a_step_that_calls_the_model(self, three: Ranks) -> None:
         names = notebook(DEFINE + "opt = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)")
@@ -115,7 +117,7 @@ for (x,) in loader:
         for rate, every in ((0.0, 2), (0.01, EVERY["local"])):
             trained = checked(run(three, notebook(f"{DEFINE}\nRATE = {rate}\n{falls}"), loop))
             assert trained.answers[0].details["every"] == every
-            assert f"in the end every {every} updates" in trained.notes[0]
+            assert f"at the end every {every} updates" in trained.notes[0]
         trained = checked(run(three, notebook(f"{DEFINE}\nRATE = 0.0\n{falls}"), loop, every=6))
         assert trained.answers[0].details["every"] == 6
 

@@ -137,16 +137,14 @@ class Apart:
     def _meet(self, why: int) -> bool:
         """Wait until all ranks have come to the same mean; gives whether they have, and it is not what they have."""
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
-        mine = torch.tensor([self._num_updates, why, self.differ, loss], dtype=torch.float64)
+        told = [self._num_updates, why, self.differ, loss, len(self._losses)]
+        mine = torch.tensor(told, dtype=torch.float64)
         came = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         while True:
             dist.all_gather(came, mine)
             rows = [one.tolist() for one in came]
             if all(row[:2] == rows[0][:2] for row in rows) or all(row[1] == _PLACE for row in rows):
-                if self._losses:
-                    self._loss_at_mean = sum(row[3] for row in rows) / len(rows)
-                    self._block += [self._loss_at_mean] * len(self._losses)
-                    self._losses.clear()
+                self._go_on(rows)
                 return any(row[2] for row in rows)
             earliest = min(row[0] for row in rows)
             if why == _LOOK and self._num_updates == earliest:
@@ -158,6 +156,14 @@ class Apart:
                     "ended a loop of the cell, or left updates out",
                     hint="end the loop by the number of updates, or by the loss of data that all ranks see",
                 )
+
+    def _go_on(self, rows: Sequence[Sequence[float]]) -> None:
+        """All ranks have come, which counts as after as many updates, and have had as many losses."""
+        self._num_updates = int(max(row[0] for row in rows))
+        self._losses.clear()
+        if num_losses := int(rows[0][4]):
+            self._loss_at_mean = sum(row[3] for row in rows) / len(rows)
+            self._block += [self._loss_at_mean] * num_losses
 
     def _adapt(self) -> None:
         if not self._adapts or len(self._block) < _BLOCK:
