@@ -250,7 +250,10 @@ def unpack(
         for one in payload[1:]
     ]
     unpickler = _Unpickler(io.BytesIO(bytes(payload[0])), storages, names, own or {}, device)
-    value = unpickler.load()
+    try:
+        value = unpickler.load()
+    finally:
+        unpickler.memo.clear()  # it refers to the unpickler, which the collector of CPython 3.11.2 does not see
     return Unpacked(value, unpickler.labelled)
 
 

@@ -447,7 +447,7 @@ torch.distributed.all_gather_object(told, (torch.rand(3).tolist(), torch.as_tens
 
 def test_a_rank_holds_its_part(two: Ranks) -> None:
     source = """
-import gc
+import gc, time
 def live():
     gc.collect()
     found = {}
@@ -455,6 +455,7 @@ def live():
         if type(one) in (torch.Tensor, nn.Parameter) and not one.is_meta:
             found[one.untyped_storage()._cdata] = one.untyped_storage().nbytes()
     return sum(found.values())
+time.sleep(1)  # what the request before has sent is let go of when it has gone
 before = live() - sum(one.numel() * 4 for one in model.parameters())
 loss_of(model(X[:2]), Y[:2]).backward()
 opt.step()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -206,3 +208,41 @@ def test_what_cannot_come_back_is_told() -> None:
     _, left = returning.pack(["x", "lock"])
     assert list(left) == ["lock"]
     assert "TypeError" in left["lock"]
+
+
+def test_what_came_ends_with_its_last_name() -> None:
+    """No collector need find it: in some versions of Python it does not."""
+    names = notebook("import torch\nmodel = torch.nn.Linear(30, 20)")
+    payload = [bytes(part) for part in Luggage(names, ["model"]).pack()]
+    gc.collect()
+    gc.disable()
+    try:
+        came = unpack(payload, {})
+        there = weakref.ref(came.value["model"].weight)
+        assert there() is not None
+        del came
+        assert there() is None
+    finally:
+        gc.enable()
+
+
+def test_an_optimizer_whose_pickle_is_not_whole() -> None:
+    define = (
+        "import torch\nmodel = torch.nn.Linear(3, 1)\nopt = torch.optim.LBFGS(model.parameters(), max_iter=3)"
+    )
+    step = """
+def closure():
+    opt.zero_grad()
+    loss = (model(torch.ones(2, 3)) - 4).square().mean()
+    loss.backward()
+    return loss
+opt.step(closure)
+"""
+    torch.manual_seed(0)
+    here = notebook(define)
+    torch.manual_seed(0)
+    names = notebook(define)
+    for _ in range(2):
+        exec(step, here)
+        there_and_back(names, "model opt torch", step)
+    assert torch.equal(names["model"].weight, here["model"].weight)
