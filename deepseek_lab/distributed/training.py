@@ -206,7 +206,9 @@ def _way_notes(answers: dict[int, RankAnswer], asked: str) -> list[str]:
         best = min(others, key=lambda way: others[way])
         least = " at least" if best in details["expected"] else ""
         exchange = best.replace("powersgd-", "powersgd --rank ")
-        ours = f"{_words(chosen)}{_every_words(details)}: an update took {1e3 * seconds[chosen]:.3g} ms at first"
+        ours = (
+            f"{_words(chosen)}{_every_words(details)}: an update took {1e3 * seconds[chosen]:.3g} ms at first"
+        )
         ours += " (more may be needed)"
         beside = f"with {_words(best)}{least} {1e3 * others[best]:.3g} ms"
         return [f"{ours}; {beside}, where ranks never differ: --exchange {exchange}"]
