@@ -46,8 +46,9 @@ def checked(trained: Trained) -> Trained:
 
 
 class TestMeeting:
-    def test_an_evaluation_sees_what_all_ranks_have_come_to(self, three: Ranks) -> None:
-        """Three updates since the last mean would part them otherwise."""
+    @pytest.mark.parametrize("way", ["local", "diloco"])
+    def test_an_evaluation_sees_what_all_ranks_have_come_to(self, three: Ranks, way: str) -> None:
+        """Three updates since the last mean part them otherwise; a look does not end DiLoCo's round."""
         names = notebook(DEFINE)
         look = """
     if len(losses) == 3:
@@ -56,8 +57,8 @@ class TestMeeting:
         model.train()
         torch.distributed.all_gather_object(seen, (score, model[0].weight.sum().item(), model[1].running_mean.tolist()))
 """
-        checked(run(three, names, LOOP + look, every=100))
-        assert names["seen"] == [names["seen"][0]] * 3
+        checked(run(three, names, LOOP + look, way=way, every=100))
+        assert (names["seen"] == [names["seen"][0]] * 3) == (way == "local")
 
     def test_a_rank_that_evaluates_alone_is_waited_for(self, three: Ranks) -> None:
         names = notebook(DEFINE)

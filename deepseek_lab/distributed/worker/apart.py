@@ -126,8 +126,8 @@ class Apart:
         Raises:
             TargetError: not all ranks have come there.
         """
-        if not self._steps or (looks and not self.differ):
-            return 0.0
+        if not self._steps or (looks and (self._outer or not self.differ)):
+            return 0.0  # a step with momentum needs a whole round, which no look is to end
         began_s = time.perf_counter()
         if self._meet(_LOOK if looks else _PLACE):
             for number, one in enumerate(self._steps.values()):
