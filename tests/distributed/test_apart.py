@@ -60,11 +60,23 @@ class TestMeeting:
         checked(run(three, names, LOOP + look, way=way, every=100))
         assert (names["seen"] == [names["seen"][0]] * 3) == (way == "local")
 
+    def test_a_state_that_is_kept_is_what_all_ranks_have_come_to(self, three: Ranks) -> None:
+        names = notebook(DEFINE)
+        keep = """
+    if len(losses) == 3:
+        kept = {name: one.tolist() for name, one in model.state_dict().items()}
+        torch.distributed.all_gather_object(seen, kept)
+"""
+        checked(run(three, names, LOOP + keep, every=100))
+        assert names["seen"] == [names["seen"][0]] * 3
+
     def test_a_rank_that_evaluates_alone_is_waited_for(self, three: Ranks) -> None:
         names = notebook(DEFINE)
         alone = """
     if torch.distributed.get_rank() == 1 and len(losses) in (2, 9):
         with torch.no_grad(): model(x)
+    if torch.distributed.get_rank() == 0 and len(losses) == 6:
+        state = model.state_dict()
 """
         checked(run(three, names, LOOP + alone, every=4))
         assert len(names["losses"]) == 15

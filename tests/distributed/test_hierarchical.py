@@ -82,6 +82,17 @@ def crossed(way):
     torch.distributed.barrier()
     return int(Path("/sys/class/net/eth0/statistics/tx_bytes").read_text()) - before
 told = [crossed(way) for way in ("plain", "hierarchical", "hierarchical-int8")]
+from deepseek_lab.distributed.worker.local_steps import LocalSteps
+def crossed_by_means():
+    steps = LocalSteps(exchange, 0, [parameter := torch.zeros(2_000_000)])
+    for _ in range(2):
+        before = int(Path("/sys/class/net/eth0/statistics/tx_bytes").read_text())
+        parameter += rank
+        steps.agree()
+        torch.distributed.barrier()
+        sent = int(Path("/sys/class/net/eth0/statistics/tx_bytes").read_text()) - before
+    return sent, float(parameter.mean())
+told += crossed_by_means()
 exchange.close()
 told
 """
@@ -141,9 +152,11 @@ def test_less_crosses_between_hosts(four: tuple[Ranks, bool]) -> None:
     ranks, emulated = four
     if not emulated:
         pytest.skip("links cannot be emulated here")
-    plain, layered, coded = ast.literal_eval(run(ranks, SENT).answers[0].value)
+    plain, layered, coded, means, parameter = ast.literal_eval(run(ranks, SENT).answers[0].value)
     assert layered < 0.75 * plain
     assert coded < 0.3 * layered
+    assert means < 1.1 * coded
+    assert parameter == pytest.approx(3.0, rel=0.02)
 
 
 def test_training_is_ddps(four: tuple[Ranks, bool]) -> None:
@@ -174,6 +187,12 @@ def test_between_hosts_alone_gradients_go_as_codes(four: tuple[Ranks, bool]) -> 
     assert details["way"] == "hierarchical-int8"
     assert losses[-1] < 0.5 * losses[0]
     assert "int8 codes with error feedback between hosts, added up on each host first" in notes[0]
+
+
+def test_ranks_apart_end_alike(four: tuple[Ranks, bool]) -> None:
+    losses, details, _ = trained(four[0], "local")
+    assert details["way"] == "local"
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_what_has_no_layers_is_said() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deepseek_lab.distributed.worker import low_rank
 from deepseek_lab.distributed.worker.apart import Apart
-from deepseek_lab.distributed.worker.exchange import LOW_RANK, NUM_THREADS, Exchange
+from deepseek_lab.distributed.worker.exchange import INT8, LOW_RANK, NUM_THREADS, Exchange
 from deepseek_lab.distributed.worker.hosts import NAME
 
 RANKS = (32, 8, 4)
@@ -133,14 +133,15 @@ class Choice:
             tried[LOCAL] = self._apart_s
             least = self._at_least()
             if every and self._to_beat(tried) <= min(least.values()):
-                self._tell(tried, least, LOCAL, "int8")
+                self._tell(tried, least, LOCAL, *INT8)
                 return
             alone_s, int8_s = self._alone_s, self._alone_s + self._mean_s
+            codes = INT8[self._exchange.layered]  # as means went
         else:
             int8_s, alone_s = yield from self._try_int8()
-            tried["int8"] = int8_s
+            tried[codes := "int8"] = int8_s
         num_tries = _num_tries(int8_s)
-        expected = self._expect(int8_s, alone_s)
+        expected = self._expect(alone_s) | {codes: int8_s}
         careful = {way for way in expected if way in EXACT and num_tries > 1}
         left = [way for way in expected if way not in tried]
         if LOCAL in tried:
@@ -156,7 +157,7 @@ class Choice:
                     expected |= {one: expected[one] + more_s for one in left if LOW_RANK.fullmatch(one)}
         best_s = min((taken_s for way, taken_s in tried.items() if way != LOCAL), default=math.inf)
         if self._to_beat(tried) < best_s:
-            self._tell(tried, expected, LOCAL, "int8")
+            self._tell(tried, expected, LOCAL, *INT8)
             return
         exact = careful & tried.keys()
         hopeful = [way for way in self._ways if way in exact or tried.get(way, math.inf) <= _HOPEFUL * best_s]
@@ -203,9 +204,7 @@ class Choice:
         shapes = self._shapes()
         total = sum(shape.numel() for shape in shapes)
         message_s, *product_s = _agreed([_probe_message(), *_probe_products(shapes)])
-        flat_s = self._alone_s + _AT_LEAST * self._mean_s
-        # Means of parameters go between all ranks, and say nothing of what goes between hosts alone.
-        found = {way: self._alone_s if way.startswith(NAME) else flat_s for way in self._ways}
+        found = dict.fromkeys(self._ways, self._alone_s + _AT_LEAST * self._mean_s)
         for rank, one_s in zip(RANKS, product_s, strict=True):
             thin = sum(low_rank.sizes(shape, rank)[1] for shape in shapes)
             less = min(1.0, 4 * thin / total)  # float32 beside codes of 8 bits
@@ -244,8 +243,8 @@ class Choice:
         medians = _agreed([statistics.median(times[way]) for way in ways])
         return dict(zip(ways, medians, strict=True))
 
-    def _expect(self, int8_s: float, alone_s: float) -> dict[str, float]:
-        """Seconds of an update by way: what int8 took, and what the others take at least."""
+    def _expect(self, alone_s: float) -> dict[str, float]:
+        """Seconds of an update by way, as little as they may be, by what one value takes on the link."""
         shapes = self._shapes()
         total = sum(shape.numel() for shape in shapes)
         value_s, *product_s = _agreed([_probe_link(self._exchange, "plain"), *_probe_products(shapes)])
@@ -254,7 +253,7 @@ class Choice:
             (layered_s,) = _agreed([_probe_link(self._exchange, NAME)])
             found |= {NAME: alone_s + total * layered_s, f"{NAME}-bf16": alone_s + total * layered_s / 2}
             found[f"{NAME}-int8"] = alone_s + total * layered_s / 4
-        found |= {"bf16": alone_s + total * value_s / 2, "int8": int8_s}
+        found |= {"bf16": alone_s + total * value_s / 2, "int8": alone_s + total * value_s / 4}
         for rank, one_s in zip(RANKS, product_s, strict=True):
             thin = sum(low_rank.sizes(shape, rank)[1] for shape in shapes)
             found[f"powersgd-{rank}"] = alone_s + thin * value_s + _PRODUCTS * total * one_s

@@ -36,6 +36,7 @@ from deepseek_lab.distributed.worker.low_rank import LowRank
 
 APART = frozenset({"local", "diloco"})
 """Ways without gradients that go between ranks (:mod:`deepseek_lab.distributed.worker.apart`)."""
+INT8 = ("int8", f"{NAME}-int8")
 NUM_THREADS = 2
 _PIECE = 1 << 16
 """Values."""

@@ -1,7 +1,8 @@
 """Ranks that train by themselves for a number of updates, and then go on from the mean of where they have come to.
 
 Local SGD (Stich, ICLR 2019, arXiv:1805.09767) and, with an optimizer for the mean itself, DiLoCo (Douillard et al.,
-arXiv:2311.08105). How far each rank has come is sent as int8 codes with error feedback.
+arXiv:2311.08105). How far each rank has come is sent as int8 codes with error feedback; where ranks share hosts it is
+added up on each of them first, and codes go between hosts alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deepseek_lab.distributed.worker.exchange import Exchange
+from deepseek_lab.distributed.worker.hosts import NAME
 
 EVERY = 8
 """Updates between two means, where nothing else is said."""
@@ -81,6 +83,8 @@ class LocalSteps:
                 chunks.append([])
             chunks[-1].append(one)
         flats = [torch.cat([one.reshape(-1) for one in chunk]) for chunk in chunks]
+        if self._exchange.layered:
+            way = NAME if way == "plain" else f"{NAME}-{way}"
         futures = [
             self._exchange.put(way, (-1 - self._number, first + index), flat)
             for index, flat in enumerate(flats)

@@ -8,6 +8,7 @@ class, names and methods.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import threading
@@ -26,7 +27,7 @@ from deepseek_lab.base.errors import TargetError
 from deepseek_lab.distributed.worker import feedback
 from deepseek_lab.distributed.worker.apart import Apart
 from deepseek_lab.distributed.worker.choice import WAYS, Choice
-from deepseek_lab.distributed.worker.exchange import APART, LOW_RANK, Exchange
+from deepseek_lab.distributed.worker.exchange import APART, INT8, LOW_RANK, Exchange
 from deepseek_lab.distributed.worker.feedback import State
 from deepseek_lab.distributed.worker.hosts import NAME, Hosts
 from deepseek_lab.distributed.worker.vitals import Waits
@@ -53,6 +54,27 @@ def _is_same_everywhere(module: nn.Module) -> bool:
     both = torch.tensor([number, -number])
     dist.all_reduce(both, dist.ReduceOp.MAX)
     return int(both[0]) == -int(both[1])
+
+
+class _StateDicts:
+    """Has a function called with each module that the cell asks for its ``state_dict()``.
+
+    PyTorch has no hook for those of all modules, and one on a module of the cell would travel with it.
+    """
+
+    def __init__(self, called: Callable[[nn.Module], None]) -> None:
+        self._original = original = nn.Module.state_dict
+
+        @functools.wraps(original)
+        def state_dict(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+            if not arguments and "destination" not in options:  # else it is a part of what was asked for
+                called(module)
+            return original(module, *arguments, **options)
+
+        nn.Module.state_dict = state_dict  # type: ignore[method-assign]
+
+    def remove(self) -> None:
+        nn.Module.state_dict = self._original  # type: ignore[method-assign]
 
 
 class Replicas:
@@ -91,7 +113,7 @@ class Replicas:
         self._asked, self._every, self._adapts, self._loss = way, every, adapts, loss
         self._waits: contextlib.AbstractContextManager[Any] = waits or contextlib.nullcontext()
         if way != "plain":
-            layers = way in {"auto", "exact"} or way.startswith(NAME)
+            layers = way in {"auto", "exact", *APART} or way.startswith(NAME)
             self._exchange = Exchange(way, hosts if layers else None)
             if way in {"auto", "exact"}:
                 self.choice = Choice(self._exchange, self._shapes, lossy=way == "auto", every=every)
@@ -125,6 +147,7 @@ class Replicas:
             module_hooks.register_module_forward_hook(self._after, always_call=True),
             register_optimizer_step_pre_hook(self._steps),
             register_optimizer_step_post_hook(self._stepped),
+            _StateDicts(self._look),
         ]
         return self
 
@@ -164,7 +187,7 @@ class Replicas:
             return []
         found, somebody = feedback.take_up(state)
         self._velocity = found.common.get(_VELOCITY, {})
-        ways = WAYS if self.choice is not None else ("int8",) if self._alone else (self._asked,)
+        ways = WAYS if self.choice is not None else INT8 if self._alone else (self._asked,)
         feeds_back = any("int8" in way or LOW_RANK.fullmatch(way) for way in ways)
         lost = []
         if not self._exchange.take_up(found, ways) and feeds_back and (somebody or self.choice is None):
@@ -291,7 +314,7 @@ class Replicas:
                 replica._pre_forward(*arguments)
 
     def _look(self, module: nn.Module) -> None:
-        """The cell evaluates: that is to be what all ranks have come to."""
+        """The cell evaluates, or takes what is to be kept: that is to be what all ranks have come to."""
         if self._apart is None or not self._apart.differ or threading.get_ident() != self._thread:
             return
         if any(id(one) in self._owners for one in module.parameters()):
