@@ -71,7 +71,7 @@ class _StateDicts:
                 called(module)
             return original(module, *arguments, **options)
 
-        nn.Module.state_dict = state_dict  # type: ignore[method-assign]
+        nn.Module.state_dict = state_dict  # type: ignore[assignment]
 
     def remove(self) -> None:
         nn.Module.state_dict = self._original  # type: ignore[method-assign]
