@@ -23,7 +23,7 @@ from deepseek_lab.distributed.scaling.network import Link, Network, all_reduce, 
 from deepseek_lab.distributed.scaling.plan import Cluster, plan
 from deepseek_lab.distributed.scaling.predict import Compute, Setting, buckets_of, predict, scaled
 from deepseek_lab.distributed.scaling.step import Host, Job, Phase, even, simulate
-from deepseek_lab.distributed.scaling.ways import BY_NAME, WAYS, Arithmetic, Bucket, Stages, Way
+from deepseek_lab.distributed.scaling.ways import BY_NAME, WAYS, Arithmetic, Bucket, Shares, Stages, Way
 from deepseek_lab.distributed.scaling.work import UPDATE_BYTES, Rates, work_out
 from deepseek_lab.processes import travel
 
@@ -185,6 +185,22 @@ def test_what_is_encoded_is_smaller_and_costs_arithmetic() -> None:
     phases = BY_NAME["int8"].phases(values, place.network, place.arithmetic, place.shares)
     assert sum(one.work_s for one in phases) == pytest.approx(6e-9 * 256_000)
     assert sum(one.num_bytes for one in phases) == pytest.approx(2 * 3 / 4 * 260_000)
+
+
+def test_between_nodes_alone_values_are_encoded() -> None:
+    """Two nodes of four: inside float32 goes, as codes a quarter of it a rank, and that is what is encoded."""
+    link = Link(1e9, 0.0)
+    for nodes, alone in ((Network(8, 4, Link(1e10, 0.0), link), 4), (Network(8, 1, link, link), 1)):
+        arithmetic = Arithmetic({"int8": Stages(1e-9, 2e-9, 3e-9)})
+        phases = BY_NAME["int8"].phases(Bucket(((1000, 256),)), nodes, arithmetic, Shares())
+        assert sum(one.work_s for one in phases) == pytest.approx(6e-9 * 256_000 / alone)
+        delay_s = 2 * 3 / 4 * 4 * 256_000 / 1e10 if alone == 4 else 0.0
+        assert sum(one.delay_s for one in phases) == pytest.approx(delay_s)
+        assert sum(one.num_bytes for one in phases) == pytest.approx(
+            2 * (0.5 if alone == 4 else 7 / 8) * 260_000
+        )
+    made = plan(SHAPES, COMPUTE, Cluster(16, "V100-16GB", 16 << 30, 900e9, 125e12, 150e9, 1.25e9))
+    assert {one.name: one.typed for one in made.ways}["int8"] == "--allow-lossy --exchange hierarchical-int8"
 
 
 def test_local_steps_share_one_exchange() -> None:

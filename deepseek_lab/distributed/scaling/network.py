@@ -51,6 +51,11 @@ class Network:
         return min(self.num_ranks, self.node_size)
 
     @property
+    def layered(self) -> bool:
+        """Whether there are several nodes, and several ranks on one of them."""
+        return self.num_nodes > 1 and self.num_local > 1
+
+    @property
     def port(self) -> Link:
         """The link that holds the ranks up: between nodes, inside where there is one node."""
         return self.between if self.num_nodes > 1 else self.inside
@@ -68,17 +73,19 @@ class Sent:
         return Sent(self.delay_s + other.delay_s, self.num_bytes + other.num_bytes)
 
 
-def reduce_scatter(num_bytes: float, network: Network) -> Sent:
+def reduce_scatter(num_bytes: float, network: Network, inside_bytes: float | None = None) -> Sent:
     """Every rank gets its part of the sum of what all have; each has ``num_bytes``.
 
-    An all-to-all of the parts sends as much, and so does an all-gather of them.
+    An all-to-all of the parts sends as much, and so does an all-gather of them. Inside of nodes they may be
+    ``inside_bytes``, where codes go between nodes alone.
     """
     local, nodes = network.num_local, network.num_nodes
     if nodes == 1:
         link = network.inside
         return Sent((local - 1) * link.latency_s, (local - 1) / local * num_bytes)
     link = network.inside
-    inside_s = (local - 1) * link.latency_s + (local - 1) / local * num_bytes / link.bandwidth
+    handed = num_bytes if inside_bytes is None else inside_bytes
+    inside_s = (local - 1) * link.latency_s + (local - 1) / local * handed / link.bandwidth
     # local ranks send num_bytes / local each, through one port
     return Sent(
         inside_s + (nodes - 1) * network.between.latency_s,

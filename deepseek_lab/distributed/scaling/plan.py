@@ -89,13 +89,15 @@ def plan(
     outcomes = []
     for way in ways:
         times = _times(shapes, compute, cluster, way, cluster.num_ranks)
+        between = network.layered and bool(way.layered)
+        encoded = num_values // (network.num_local if between else 1)
         outcomes.append(
             WayOutcome(
                 name=way.name,
                 is_exact=way.is_exact,
-                typed=way.typed,
+                typed=way.layered if between else way.typed,
                 sent_bytes=round(_sent(way, buckets, network)),
-                kept_bytes=4 * num_values if way.error_feedback and network.num_ranks > 1 else 0,
+                kept_bytes=4 * encoded if way.error_feedback and network.num_ranks > 1 else 0,
                 step_s=times.step_s,
                 waiting_share=times.waiting_share,
                 efficiency=compute.total_s / times.step_s,
@@ -176,7 +178,7 @@ def _assumed(network: Network) -> list[str]:
     ]
     if network.num_nodes > 1:
         made.append(
-            "ranks of a node first add up inside, then each exchanges its part with its peers on other nodes, then "
-            "parts are handed around; one after the other for each bucket"
+            "ranks of a node first add up inside in float32, then each exchanges its part with its peers on other "
+            "nodes, then parts are handed around; one after the other for each bucket"
         )
     return made

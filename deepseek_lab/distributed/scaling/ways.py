@@ -68,6 +68,8 @@ class Way:
     is_exact: bool
     typed: str
     """Which flags of ``%%deepseek distributed`` take it; empty where it cannot be had there."""
+    layered: str = dataclasses.field(default="", kw_only=True)
+    """Those where ranks share nodes, if what goes inside of these is not encoded."""
     phases: Callable[[Bucket, Network, Arithmetic, Shares], tuple[Phase, ...]]
     sent_bytes: Callable[[Bucket], float]
     """Bytes that encode a bucket."""
@@ -86,11 +88,13 @@ def _plain(bucket: Bucket, network: Network, _: Arithmetic, shares: Shares) -> t
 
 
 def _shared(name: str, bytes_of: Callable[[Bucket], float]) -> Callable[..., tuple[Phase, ...]]:
-    """An all-to-all of encoded parts, and an all-gather of their encoded sums."""
+    """An all-to-all of encoded parts, and an all-gather of their encoded sums; among ranks of a node as they are."""
 
     def phases(bucket: Bucket, network: Network, arithmetic: Arithmetic, shares: Shares) -> tuple[Phase, ...]:
-        stages, count = arithmetic.stages.get(name, Stages()), bucket.num_values
-        half = reduce_scatter(bytes_of(bucket), network)
+        stages, count = arithmetic.stages.get(name, Stages()), float(bucket.num_values)
+        half = reduce_scatter(bytes_of(bucket), network, _values(bucket))
+        if network.layered:
+            count /= network.num_local
         return (
             Phase(work_s=stages.before_s * count),
             Phase(half.delay_s, 0.0, half.num_bytes, shares.exchange),
@@ -144,7 +148,14 @@ def _int8_bytes(bucket: Bucket) -> float:
 
 WAYS: Sequence[Way] = (
     Way("plain", True, "--exchange plain", _plain, _values),
-    Way("bf16", False, "--allow-lossy --exchange bf16", _shared("bf16", _bf16_bytes), _bf16_bytes),
+    Way(
+        "bf16",
+        False,
+        "--allow-lossy --exchange bf16",
+        _shared("bf16", _bf16_bytes),
+        _bf16_bytes,
+        layered="--allow-lossy --exchange hierarchical-bf16",
+    ),
     Way(
         "int8",
         False,
@@ -152,6 +163,7 @@ WAYS: Sequence[Way] = (
         _shared("int8", _int8_bytes),
         _int8_bytes,
         error_feedback=True,
+        layered="--allow-lossy --exchange hierarchical-int8",
     ),
     Way(
         f"PowerSGD, rank {low_rank.RANK}",
@@ -169,6 +181,7 @@ WAYS: Sequence[Way] = (
         _int8_bytes,
         every=local_steps.EVERY,
         error_feedback=True,
+        layered="--allow-lossy --exchange local",
     ),
 )
 """Exact ways first. ``plain`` is that of ``DistributedDataParallel``."""
