@@ -96,7 +96,8 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
     made, inputs = {}, {}
     for name, make in MODELS.items():
         torch.manual_seed(0)
-        plain, other = DistributedDataParallel(make()), DistributedDataParallel(make())
+        # As trainings of a notebook are wrapped, whose modules need not use all that they have.
+        plain, other = (DistributedDataParallel(make(), find_unused_parameters=True) for _ in range(2))
         exchange.install(other)
         inputs[name] = plain.module.inputs()
         made[name] = {"plain": plain, "bf16": other, "int8": other}
@@ -227,7 +228,7 @@ def main(speeds: list[float]) -> int:
                 with contextlib.nullcontext(two) if num_ranks == 2 else crew(num_ranks, folder) as ranks:
                     shape(max(SIZES), None)
                     for model in MODELS:
-                        for way in WAYS * 2:  # buckets are made anew after the first
+                        for way in WAYS * 2:  # memory is there after the first
                             ranks.ask("step", model, way)
                     for mbit in speeds:
                         shape(max(SIZES), mbit)

@@ -84,7 +84,8 @@ def crossed(way):
 told = [crossed(way) for way in ("plain", "hierarchical", "hierarchical-int8")]
 from deepseek_lab.distributed.worker.local_steps import LocalSteps
 def crossed_by_means():
-    steps = LocalSteps(exchange, 0, [parameter := torch.zeros(2_000_000)])
+    steps = LocalSteps(exchange)
+    steps.add([parameter := torch.zeros(2_000_000)])
     for _ in range(2):
         before = int(Path("/sys/class/net/eth0/statistics/tx_bytes").read_text())
         parameter += rank

@@ -12,7 +12,7 @@ def assign(sizes: Sequence[int], first: int = FIRST_BYTES, cap: int = CAP_BYTES)
     """Positions by bucket: a bucket is closed by the tensor with which it reaches its limit.
 
     Args:
-        sizes: Bytes of the gradients, in the order in which they become ready.
+        sizes: Bytes of the gradients, in the order in which buckets are filled.
         first: Limit of the first bucket in bytes.
         cap: Limit of all others in bytes.
 

@@ -82,22 +82,21 @@ def plan(
         ways: Those that are compared.
     """
     num_values = Bucket(tuple(shapes)).num_values
-    buckets = [
-        Bucket(tuple(shapes[at] for at in positions)) for positions in buckets_of(shapes, compute.ready)
-    ]
+    buckets = [Bucket(tuple(shapes[at] for at in positions)) for positions in buckets_of(shapes)]
     network = cluster.network(cluster.num_ranks)
     outcomes = []
     for way in ways:
         times = _times(shapes, compute, cluster, way, cluster.num_ranks)
         between = network.layered and bool(way.layered)
-        encoded = num_values // (network.num_local if between else 1)
+        kept = num_values // (network.num_local if between else 1) if way.error_feedback else 0
+        kept += num_values if way.every > 1 else 0  # where all ranks were together
         outcomes.append(
             WayOutcome(
                 name=way.name,
                 is_exact=way.is_exact,
                 typed=way.layered if between else way.typed,
                 sent_bytes=round(_sent(way, buckets, network)),
-                kept_bytes=4 * encoded if way.error_feedback and network.num_ranks > 1 else 0,
+                kept_bytes=4 * kept if network.num_ranks > 1 else 0,
                 step_s=times.step_s,
                 waiting_share=times.waiting_share,
                 efficiency=compute.total_s / times.step_s,
@@ -169,7 +168,7 @@ def _words(network: Network) -> str:
 
 def _assumed(network: Network) -> list[str]:
     made = [
-        "gradients are float32, in buckets of 25 MiB (the first 1 MiB), two at a time, beside the rest of the pass",
+        "gradients are float32, in buckets of 25 MiB (the last 1 MiB), two at a time, beside the rest of the pass",
         f"a message costs {LAUNCH_S['inside'] * 1e6:.0f} us in a node and {LAUNCH_S['between'] * 1e6:.0f} us between",
         "bytes go over the whole bandwidth: no other traffic, all devices equally fast",
         "encoding takes one pass over a device's memory a stage, as fused kernels would; ours are for CPUs so far",

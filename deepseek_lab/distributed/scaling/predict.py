@@ -50,16 +50,15 @@ class Setting:
 
 
 def buckets_of(
-    shapes: Sequence[tuple[int, ...]],
-    ready: Sequence[float],
-    *,
-    first: int = FIRST_BYTES,
-    cap: int = CAP_BYTES,
+    shapes: Sequence[tuple[int, ...]], *, first: int = FIRST_BYTES, cap: int = CAP_BYTES
 ) -> list[list[int]]:
-    """Positions of parameters by bucket, as DDP makes them anew after the first step: in the order of readiness."""
-    order = sorted(range(len(shapes)), key=lambda at: (ready[at], -at))
-    sizes = [4 * Bucket((shapes[at],)).num_values for at in order]
-    return [[order[at] for at in one] for one in assign(sizes, first, cap)]
+    """Positions of parameters by bucket in the order in which DDP sends them.
+
+    Where parameters may be without gradients (``find_unused_parameters``, as here) it makes them in the model's order,
+    once, and begins with the last: what is sent at the end of the backward pass is the small one.
+    """
+    sizes = [4 * Bucket((one,)).num_values for one in shapes]
+    return assign(sizes, first, cap)[::-1]
 
 
 def predict(
@@ -88,7 +87,7 @@ def predict(
         )
     copy = setting.arithmetic.copy_s_per_byte
     jobs, copied = [], 0.0
-    for positions in buckets_of(shapes, compute.ready, first=first, cap=cap):
+    for positions in buckets_of(shapes, first=first, cap=cap):
         bucket = Bucket(tuple(shapes[at] for at in positions))
         once = 4 * bucket.num_values * copy
         copied += once

@@ -82,9 +82,12 @@ class Choice:
         self.expected: set[str] = set()
         """Ways whose seconds are what the link was measured to allow, for nothing was sent that way."""
         self._apart: Apart | None = None
-        self._agreed_s = 0.0
+        self._agreed_s, self._num_agreed = 0.0, 0
+        """Of means of parameters since the update before."""
         self._alone_s = self._mean_s = math.inf
         """Of an update apart without a mean, and of a mean."""
+        self._looked = 0.0
+        """Means for each update, where the cell evaluates more often than rounds end."""
         self.every = every
         """Updates between two means, as they were when that was chosen or last looked at."""
         search = self._find(every) if lossy else self._find_exact()
@@ -92,14 +95,10 @@ class Choice:
         self._began_s = 0.0
         exchange.way = next(search)
 
-    def stepped(self, agreed_s: float = 0.0, apart: Apart | None = None) -> None:
-        """An update is done, on all ranks.
-
-        Args:
-            agreed_s: What a mean of parameters took of it.
-            apart: While ranks train apart.
-        """
-        self._agreed_s, self._apart = agreed_s, apart
+    def stepped(self, apart: Apart | None = None) -> None:
+        """An update is done, on all ranks; with ``apart`` while they train apart."""
+        self._apart = apart
+        self._agreed_s, self._num_agreed = apart.means() if apart is not None else (0.0, 0)
         if self._search is None and apart is not None and apart.every != self.every:
             self.every = apart.every
             if self._apart_s > min(one for way, one in self.seconds.items() if way != LOCAL):
@@ -113,15 +112,16 @@ class Choice:
         self._began_s = time.perf_counter()
 
     def stay_together(self) -> None:
-        """Ranks cannot train apart; called before they do."""
+        """Ranks cannot train apart any more; called when they do not."""
         if self.every:
             self.every = 0
+            self._alone_s = self._mean_s = math.inf
             self._search = self._find(0)
             self._exchange.way = next(self._search)
 
     @property
     def _apart_s(self) -> float:
-        return self._alone_s + self._mean_s / max(1, self.every)
+        return self._alone_s + self._mean_s * max(1 / max(1, self.every), self._looked)
 
     def _find(self, every: int) -> _Search:
         """Yields the way of the next update and is given the seconds that it took."""
@@ -144,9 +144,6 @@ class Choice:
         expected = self._expect(alone_s) | {codes: int8_s}
         careful = {way for way in expected if way in EXACT and num_tries > 1}
         left = [way for way in expected if way not in tried]
-        if LOCAL in tried:
-            for _ in range(2):
-                yield min(left, key=lambda way: expected[way])  # DDP makes its buckets anew
         while left:
             left.remove(way := min(left, key=lambda way: expected[way]))
             doubt = _MORE_DOUBT if way in careful else _DOUBT
@@ -178,8 +175,7 @@ class Choice:
 
     def _try_int8(self) -> Generator[str, float, tuple[float, float]]:
         """Seconds of an update with int8 codes, and of what it takes alone."""
-        for _ in range(2):
-            yield "int8"  # DDP makes its buckets anew
+        yield "int8"  # the first time it makes what it keeps
         taken_s = yield "int8"
         int8_s, waited_s = _agreed([taken_s, self._exchange.waited_s])
         if (num_tries := _num_tries(int8_s)) > 1:
@@ -187,17 +183,18 @@ class Choice:
         return int8_s, max(0.0, int8_s - waited_s)
 
     def _train_apart(self, every: int) -> Generator[str, float, None]:
-        """Two rounds, of which the second counts."""
+        """Two rounds after the first update, which is not yet apart; the second counts."""
         alone: list[float] = []
-        mean_s = 0.0
-        for number in range(2 * every):
+        mean_s, num_means = 0.0, 0
+        for number in range(1 + 2 * every):
             taken_s = yield LOCAL
-            if number >= every:
+            if number > every:
                 alone.append(taken_s - self._agreed_s)
                 mean_s += self._agreed_s
+                num_means += self._num_agreed
         sees = self._apart is not None and self._apart.sees_losses  # else nobody knows whether it is worth it
-        measured = [statistics.median(alone), mean_s if sees else math.inf]
-        self._alone_s, self._mean_s = _agreed(measured)
+        measured = [statistics.median(alone), mean_s / num_means if sees and num_means else math.inf]
+        self._alone_s, self._mean_s, self._looked = _agreed([*measured, num_means / every])
 
     def _at_least(self) -> dict[str, float]:
         """Seconds of an update by way, as little as they may be, by what means of parameters took."""

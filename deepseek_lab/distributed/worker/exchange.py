@@ -249,9 +249,7 @@ class Exchange:
         self._num_replicas += 1
 
         def hook(state, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are strings
-            way = (
-                "int8" if self.way in APART else self.way
-            )  # the first update, where a step itself calls the model
+            way = "int8" if self.way in APART else self.way  # the first update
             return self.put(way, (number, bucket.index()), bucket.buffer(), bucket.gradients())
 
         replica.register_comm_hook(None, hook)

@@ -94,6 +94,8 @@ class Flight:
         self._lines = threading.local()
         """``value``, of what this thread calls; ``swap`` while messages are told as one operation."""
         self._since_ns = 0
+        self.before: Callable[[ProcessGroup], None] | None = None
+        """Called with its group before a collective."""
 
     def install(self) -> None:
         """Have what is called from Python from now on remembered, in this process."""
@@ -164,6 +166,8 @@ class Flight:
 
     def _collective(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(group: ProcessGroup, *arguments: Any, **options: Any) -> Any:
+            if self.before is not None:
+                self.before(group)
             mark = _Mark(getattr(self._lines, "value", None))
             work = plain(group, *arguments, **options)
             mark.group, mark.number = group.group_name, _number(group)

@@ -7,7 +7,7 @@ added up on each of them first, and codes go between hosts alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,26 +26,35 @@ _OTHERS = {"plain": 1_000_000, "bf16": 2_000_000, "int8": 3_000_000}
 
 
 class LocalSteps:
-    """What one optimizer updates.
+    """What all optimizers of a rank update, and where all ranks were together.
 
     Args:
         exchange: Over which means are found.
-        number: Of the optimizer; the same on all ranks.
-        parameters: Of the optimizer, before its first update; the same on all ranks.
-        velocity: Of a training that goes on, where there was one; the same on all ranks.
+        velocity: Of a training that goes on, by the number of the parameter; the same on all ranks.
     """
 
-    def __init__(
-        self, exchange: Exchange, number: int, parameters: Sequence[Tensor], velocity: Sequence[Tensor] = ()
-    ) -> None:
-        self._exchange, self._number = exchange, number
-        self._parameters = list(parameters)
-        self._anchor = [one.detach().clone() for one in self._parameters]
-        """Where all ranks were together."""
-        self.velocity = list(velocity)
-        """Of the mean, for each parameter; empty until it has moved with momentum."""
-        self.count = 0
-        """Updates since then."""
+    def __init__(self, exchange: Exchange, velocity: Mapping[int, Tensor] | None = None) -> None:
+        self._exchange = exchange
+        self._parameters: list[Tensor] = []
+        self._known: set[int] = set()
+        """Identities of these."""
+        self._anchor: list[Tensor] = []
+        self._velocity: list[Tensor] = []
+        """Of the mean, by parameter; of fewer until it has moved with momentum."""
+        self._given = dict(velocity or {})
+
+    def add(self, parameters: Iterable[Tensor]) -> None:
+        """Parameters that are the same on all ranks, unless they are known already."""
+        for one in parameters:
+            if id(one) not in self._known:
+                self._known.add(id(one))
+                self._parameters.append(one)
+                self._anchor.append(one.detach().clone())
+
+    @property
+    def velocity(self) -> dict[int, Tensor]:
+        """Of the mean, by the number of the parameter; no copy."""
+        return self._given | dict(enumerate(self._velocity))
 
     @torch.no_grad()
     def agree(self, *, outer: bool = False, buffers: Iterable[Tensor] = ()) -> None:
@@ -55,19 +64,27 @@ class LocalSteps:
             outer: Step from the last mean with Nesterov's momentum, for a whole round; else be at the mean itself.
             buffers: Averaged too, as they are.
         """
-        self.count = 0
         deltas = [one - at for one, at in zip(self._parameters, self._anchor, strict=True)]
         self._mean(deltas, "int8", 0)
-        if outer:
-            self.velocity = self.velocity or [torch.zeros_like(one) for one in self._anchor]
-            torch._foreach_mul_(self.velocity, OUTER_MOMENTUM)
-            torch._foreach_add_(self.velocity, deltas)
-            torch._foreach_add_(deltas, self.velocity, alpha=OUTER_MOMENTUM)
+        if outer and deltas:
+            velocity = self._moved()
+            torch._foreach_mul_(velocity, OUTER_MOMENTUM)
+            torch._foreach_add_(velocity, deltas)
+            torch._foreach_add_(deltas, velocity, alpha=OUTER_MOMENTUM)
             torch._foreach_mul_(deltas, OUTER_LR)
-        torch._foreach_add_(self._anchor, deltas)
+        if deltas:
+            torch._foreach_add_(self._anchor, deltas)
         for one, at in zip(self._parameters, self._anchor, strict=True):
             one.copy_(at)
         self.mean_of([one for one in buffers if one.is_floating_point()])
+
+    def _moved(self) -> list[Tensor]:
+        """The velocity of all parameters."""
+        for at in range(len(self._velocity), len(self._anchor)):
+            given = self._given.pop(at, None)
+            fits = given is not None and given.shape == self._anchor[at].shape
+            self._velocity.append(given if given is not None and fits else torch.zeros_like(self._anchor[at]))
+        return self._velocity
 
     def mean_of(self, tensors: Sequence[Tensor], way: str = "plain") -> None:
         """Replace others than the parameters by their means over all ranks, found that way."""
@@ -85,10 +102,7 @@ class LocalSteps:
         flats = [torch.cat([one.reshape(-1) for one in chunk]) for chunk in chunks]
         if self._exchange.layered:
             way = NAME if way == "plain" else f"{NAME}-{way}"
-        futures = [
-            self._exchange.put(way, (-1 - self._number, first + index), flat)
-            for index, flat in enumerate(flats)
-        ]
+        futures = [self._exchange.put(way, (-2, first + index), flat) for index, flat in enumerate(flats)]
         for future, flat, chunk in zip(futures, flats, chunks, strict=True):
             future.wait()
             for one, part in zip(chunk, flat.split([one.numel() for one in chunk]), strict=True):

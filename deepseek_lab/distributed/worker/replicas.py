@@ -13,6 +13,7 @@ import gc
 import hashlib
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,20 +22,25 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from deepseek_lab.base.errors import TargetError
-from deepseek_lab.distributed.worker import feedback
+from deepseek_lab.distributed.worker import feedback, states
 from deepseek_lab.distributed.worker.apart import Apart
 from deepseek_lab.distributed.worker.choice import WAYS, Choice
 from deepseek_lab.distributed.worker.exchange import APART, INT8, LOW_RANK, Exchange
 from deepseek_lab.distributed.worker.feedback import State
+from deepseek_lab.distributed.worker.flight import flight
 from deepseek_lab.distributed.worker.hosts import NAME, Hosts
+from deepseek_lab.distributed.worker.local_steps import LocalSteps
 from deepseek_lab.distributed.worker.vitals import Waits
 from deepseek_lab.processes.travel import Returning
 
 ERRORS, MOMENTUM = "what was left out of its gradients (error feedback)", "the momentum of the means"
 _VELOCITY = "velocity"
+_SILENT = 32
+"""Updates by others after which the optimizer whose updates are timed is one of those."""
 
 
 def _is_same_everywhere(module: nn.Module) -> bool:
@@ -117,10 +123,19 @@ class Replicas:
             self._exchange = Exchange(way, hosts if layers else None)
             if way in {"auto", "exact"}:
                 self.choice = Choice(self._exchange, self._shapes, lossy=way == "auto", every=every)
-        self._velocity: dict[tuple[int, ...], torch.Tensor] = {}
-        """Of optimizers that are still to come, by their number and that of the parameter."""
+        self._velocity: dict[int, torch.Tensor] = {}
+        """Of a training that goes on, by the number of the parameter."""
         self._apart: Apart | None = None
         """While ranks train apart."""
+        self._numbers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        """Of optimizers, as they came, the same on all ranks."""
+        self._num_optimizers = 0
+        self._seen: dict[int, tuple[int, int]] = {}
+        """By the number of an optimizer, what it and the models had when its parameters were last looked at."""
+        self._last: int | None = None
+        """The optimizer that has stepped last."""
+        self._unsettled: set[int] = set()
+        """Optimizers whose next gradients may be of a forward pass while ranks were apart, which are not averaged."""
         self._thread = threading.get_ident()
         self._inside = False
         """Whether a step goes on that calls the model."""
@@ -131,7 +146,8 @@ class Replicas:
         self.plans: list[dict[str, Any]] = []
         """Of what was put on a mesh, one for each model (:class:`deepseek_lab.distributed.worker.mesh.told.Told`)."""
         self._first: int | None = None
-        """The optimizer whose steps are timed."""
+        """The optimizer whose steps are timed, and how many steps others have made since."""
+        self._others = 0
         self._wrapped: dict[int, DistributedDataParallel] = {}
         self._owners: dict[int, int] = {}
         """Parameter to the module that it was wrapped with."""
@@ -149,6 +165,7 @@ class Replicas:
             register_optimizer_step_post_hook(self._stepped),
             _StateDicts(self._look),
         ]
+        flight.before = self._wait
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -156,6 +173,7 @@ class Replicas:
             handle.remove()
         if kind is None:
             self.agree()
+        flight.before = None
         self._apart = None
         self._wrapped.clear()
         self._weighed.clear()
@@ -174,7 +192,7 @@ class Replicas:
             return State()
         state = self._exchange.state
         if self._apart is not None and (velocity := self._apart.velocity):
-            state.common[_VELOCITY] = velocity
+            state.common[_VELOCITY] = {(at,): one for at, one in velocity.items()}
         return state
 
     def take_up(self, state: State | None) -> list[str]:
@@ -186,7 +204,7 @@ class Replicas:
         if self._exchange is None:
             return []
         found, somebody = feedback.take_up(state)
-        self._velocity = found.common.get(_VELOCITY, {})
+        self._velocity = {key[-1]: one for key, one in found.common.get(_VELOCITY, {}).items()}
         ways = WAYS if self.choice is not None else INT8 if self._alone else (self._asked,)
         feeds_back = any("int8" in way or LOW_RANK.fullmatch(way) for way in ways)
         lost = []
@@ -225,15 +243,19 @@ class Replicas:
         """Updates between two means of parameters, now; 0 where there are none."""
         return self._apart.every if self._apart is not None else 0
 
-    def agree(self) -> float:
-        """Bring ranks together that have trained by themselves, in the middle of a round too; gives the seconds.
+    def agree(self) -> None:
+        """Bring ranks together that have trained by themselves, in the middle of a round too.
 
         Called by all ranks after the same update.
         """
-        if self._apart is None:
-            return 0.0
-        with self._waits:
-            return self._apart.agree(self._buffers)
+        if self._apart is not None:
+            with self._waits:
+                self._apart.agree(self._buffers)
+
+    def _wait(self, group: Any) -> None:
+        """The cell, or what stands around it, is about to call a collective."""
+        if self._apart is not None and threading.get_ident() == self._thread and group is dist.group.WORLD:
+            self._apart.wait()
 
     def _buffers(self) -> list[torch.Tensor]:
         return [one for module in self.modules for one in module.buffers()]
@@ -249,52 +271,83 @@ class Replicas:
 
     def _part(self) -> None:
         """Go apart, or come together again, where that is due: between two updates."""
-        if self._alone and self._apart is None and self._exchange is not None:
+        if not self._alone:
+            self._come_together()
+        # The first update shows that there is an optimizer, whose updates can be counted.
+        elif self._apart is None and self._exchange is not None and self._last is not None:
+            self._unsettled.clear()
+            self._seen.clear()
             self._apart = Apart(
                 self._exchange,
                 self._every,
                 self._loss,
+                self.num_steps,
                 outer=self._asked == "diloco",
                 adapts=self._adapts or self.choice is not None,
                 velocity=self._velocity,
             )
-        elif not self._alone:
-            self._come_together()
 
     def _come_together(self) -> None:
         if self._apart is not None:
             with self._waits:
                 self._apart.leave(self._buffers)
-            self._every, self._apart = self._apart.every, None
+            self._unsettled = self._apart.numbers - {self._last}
+            self._every, self._velocity, self._apart = self._apart.every, self._apart.velocity, None
 
-    def _steps(
-        self, optimizer: torch.optim.Optimizer, arguments: Sequence[Any], options: Mapping[str, Any]
-    ) -> None:
+    def _number(self, optimizer: Optimizer) -> int:
+        if optimizer not in self._numbers:
+            self._numbers[optimizer] = self._num_optimizers
+            self._num_optimizers += 1
+        return self._numbers[optimizer]
+
+    def _trained(self, optimizer: Optimizer) -> list[torch.Tensor]:
+        """What an optimizer updates of what goes between ranks."""
+        return [one for group in optimizer.param_groups for one in group["params"] if id(one) in self._owners]
+
+    def _steps(self, optimizer: Optimizer, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
         # What is computed inside of a step, by a closure, is a part of this update.
         self._inside = any(map(callable, (*arguments, *options.values())))
-        if self._inside and self.choice is not None and self._apart is None:
-            self.choice.stay_together()  # such an optimizer may keep what has no mean
+        number = self._number(optimizer)
+        if self._inside and self.choice is not None and self.choice.every:
+            # Such an optimizer may keep what has no mean.
+            self._come_together()
+            self._first = number
+            self.choice.stay_together()
         if self._inside and self._wrapped:
             self._part()
-        if self._apart is not None and optimizer not in self._apart:
-            trained = [
-                one for group in optimizer.param_groups for one in group["params"] if id(one) in self._owners
-            ]
-            if trained:
-                self._apart.add(optimizer, trained)
+        if self._apart is not None:
+            has = sum(len(group["params"]) for group in optimizer.param_groups), len(self._owners)
+            if self._seen.get(number) != has:
+                self._seen[number] = has
+                if trained := self._trained(optimizer):
+                    self._apart.begins(optimizer, number, trained)
 
-    def _stepped(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _stepped(self, optimizer: Optimizer, *_: object) -> None:
         self.num_steps += 1
         self._inside = False
-        agreed_s = 0.0
+        self._last = number = self._number(optimizer)
         if self._apart is not None:
             with self._waits:
-                agreed_s = self._apart.stepped(optimizer, self._buffers)
+                self._apart.stepped(optimizer, self._buffers)
+        elif number in self._unsettled:
+            self._settle(optimizer)
         if self.choice is not None:
-            key = id(optimizer)
-            self._first = self._first or key
-            if key == self._first:
-                self.choice.stepped(agreed_s, self._apart)
+            self._others += 1
+            if self._first is None or self._others > _SILENT:
+                self._first = number
+            if number == self._first:
+                self._others = 0
+                self.choice.stepped(self._apart)
+
+    def _settle(self, optimizer: Optimizer) -> None:
+        """Its gradients were each rank's own: make what it has come to the same on all."""
+        assert self._exchange is not None
+        number = self._numbers[optimizer]
+        self._unsettled.discard(number)
+        steps = LocalSteps(self._exchange)
+        with self._waits:
+            steps.mean_of(self._trained(optimizer))
+            states.agree(steps, {number: optimizer})
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
         depth = getattr(self._depth, "value", 0)
