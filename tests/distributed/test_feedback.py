@@ -126,7 +126,7 @@ def told(way, state):
 
 own, two = {(0, 0, 0): torch.full((3,), float(rank))}, (0, 0)
 right = State({"powersgd-1": own}, {"powersgd-1": {(0, 0, 0): torch.full((2,), 7.0)}}, two)
-velocity = State({"int8": own}, {"velocity": {(0, 1): torch.ones(2)}}, two)
+velocity = State({"int8": own}, {"velocity": {(1,): torch.ones(2)}}, two)
 elsewhere = State({"int8": own}, {}, (0, 0, 0))
 told("powersgd-1", right if rank else None), told("diloco", None if rank else velocity), told("int8", elsewhere)
 """
@@ -137,7 +137,7 @@ def test_what_ranks_have_in_common_comes_from_one_that_has_it(two: Ranks) -> Non
     request = two.ask("run", {"source": COMMON, "file": "cell"})
     assert all(one.status == "ok" for one in request.answers.values()), request.answers[0].text
     errors = ["what was left out of its gradients (error feedback)"]
-    right, velocity = {"powersgd-1": [[7.0] * 2]}, {(0, 1): [1.0] * 2}
+    right, velocity = {"powersgd-1": [[7.0] * 2]}, {1: [1.0] * 2}
     anew = (errors, {"int8": []}, {"int8": []}, {})
     first, second = (ast.literal_eval(request.answers[rank].value) for rank in range(2))
     assert first == (

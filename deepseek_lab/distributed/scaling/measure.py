@@ -69,8 +69,13 @@ def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) 
     """
     size = dist.get_world_size(groups[0])
     for group in groups:
-        _exchange(group, num_bytes, 2)()  # tries what is faster
-    calls = [_exchange(group, num_bytes, _NUM_PAIRS) for group in groups]
+        _exchange(group, [num_bytes] * 2)()  # tries what is faster
+    # Buckets are of different sizes, so that two under way do not begin their messages at the same time.
+    half = num_bytes // 2
+    calls = [
+        _exchange(groups[0], [num_bytes] * _NUM_PAIRS),
+        _exchange(groups[1], [half, *[num_bytes] * (_NUM_PAIRS - 1), half]),
+    ]
     sent = 2 * _NUM_PAIRS * (num_bytes // size) * (size - 1)
     delay_s = 2 * _NUM_PAIRS * (size - 1) * link.latency_s
 
@@ -93,17 +98,17 @@ def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) 
     return Shares(exchange=(alone, pair))
 
 
-def _exchange(group: Any, num_bytes: int, num_pairs: int) -> Callable[[], None]:
-    """Collectives of so many buckets, one after the other, without arithmetic."""
-    size = dist.get_world_size(group)
-    part = num_bytes // size
-    whole, came = (torch.zeros(size, part, dtype=torch.uint8) for _ in range(2))
-    mine = torch.zeros(part, dtype=torch.uint8)
+def _exchange(group: Any, sizes: Sequence[int]) -> Callable[[], None]:
+    """Collectives of buckets of these bytes, one after the other, without arithmetic."""
+    num_ranks = dist.get_world_size(group)
+    parts = [one // num_ranks for one in sizes]
+    whole, came = (torch.zeros(num_ranks * max(parts), dtype=torch.uint8) for _ in range(2))
 
     def run() -> None:
-        for _ in range(num_pairs):
-            collectives.all_to_all(came, whole, group)
-            collectives.all_gather(came, mine, group)
+        for part in parts:
+            sent, got = (one[: num_ranks * part].view(num_ranks, part) for one in (whole, came))
+            collectives.all_to_all(got, sent, group)
+            collectives.all_gather(got, sent[0], group)
 
     return run
 
