@@ -2,8 +2,9 @@
 
 Arguments: Mbit/s of the links, by default ``100 200 1000``. Two, three and four ranks, each in a network namespace, on
 the cores of this machine; two models, DDP and the exchange in bfloat16 and int8. What a prediction knows is measured
-without a step that communicates: the link between two ranks, small messages, arithmetic on one core, and steps under
-``no_sync``. Prints the table; the exit status is the number of predictions that are more than a tenth off.
+without a step that communicates: the link between two ranks, small messages, means of whole buckets in one thread and
+in two, arithmetic on one core, and steps under ``no_sync``. Prints the table; the exit status is the number of
+predictions that are more than a tenth off.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ from torch import nn
 
 from deepseek_lab.distributed.scaling import record
 from deepseek_lab.distributed.scaling.buckets import CAP_BYTES
+from deepseek_lab.distributed.scaling.fit import fit
 from deepseek_lab.distributed.scaling.network import Link, Network
 from deepseek_lab.distributed.scaling.predict import Compute, Setting, predict
 from deepseek_lab.distributed.scaling.step import Host
-from deepseek_lab.distributed.scaling.ways import BY_NAME, Arithmetic, Bucket, Shares, Stages
+from deepseek_lab.distributed.scaling.ways import BY_NAME, Arithmetic, Stages
 from tests.benchmarks.links import NoLinks, inside, links, shape
 
 SIZES = (2, 3, 4)
 WAYS = ("plain", "bf16", "int8")
 ROUNDS = 5
+NUM_VALUES = CAP_BYTES // 4
+"""Of a whole bucket."""
 BAR = 0.10
 
 
@@ -132,8 +136,8 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
         found, core = measure.measure_link()
         return {"link": dataclasses.asdict(found), "core_s_per_byte": core}
 
-    def shares(link: dict[str, float], num_bytes: int) -> dict[str, Any]:
-        return dataclasses.asdict(measure.measure_shares(Link(**link), groups, num_bytes))
+    def means(way: str) -> list[float]:
+        return list(measure.time_means(way, groups, NUM_VALUES))
 
     def arithmetic(size: int) -> dict[str, Any]:
         return dataclasses.asdict(measure.measure_arithmetic(size))
@@ -143,7 +147,7 @@ def rank_main(rank: int, num_ranks: int, store: str) -> None:
         "step": step,
         "compute": compute,
         "link": link,
-        "shares": shares,
+        "means": means,
         "arithmetic": arithmetic,
     }
     print(json.dumps("ready"), flush=True)
@@ -252,11 +256,7 @@ def measured(two: Crew, ranks: Crew) -> dict[str, Any]:
     for each in {two, ranks}:
         each.ask("begin")
     link = middle(two.ask("link"))
-    # As large as what becomes of a bucket.
-    full = Bucket(((CAP_BYTES // 4,),))
-    shares = {
-        way: middle(ranks.ask("shares", link["link"], int(BY_NAME[way].sent_bytes(full)))) for way in WAYS[1:]
-    }
+    means = {way: middle(ranks.ask("means", way)) for way in WAYS[1:]}
     arithmetic, steps = [], []
     for _ in range(ROUNDS):
         arithmetic += ranks.ask("arithmetic", ranks.num_ranks)
@@ -269,7 +269,7 @@ def measured(two: Crew, ranks: Crew) -> dict[str, Any]:
                     {"model": model, "way": way, "compute": middle([before, after]), "step_s": taken}
                 )
                 before = after
-    return {"link": link, "shares": shares, "arithmetic": middle(arithmetic), "steps": steps}
+    return {"link": link, "means": means, "arithmetic": middle(arithmetic), "steps": steps}
 
 
 def slowest(ranks: Crew, model: str) -> dict[str, Any]:
@@ -292,8 +292,10 @@ def report(num_ranks: int, mbit: float, one: dict[str, Any]) -> list[tuple[float
         with torch.device("meta"):
             shapes = [tuple(each.shape) for each in make().parameters()]
         for way in WAYS:
-            shares = {key: tuple(each) for key, each in one["shares"].get(way, {}).items()}
-            place = dataclasses.replace(setting, shares=Shares(**shares))
+            place = setting
+            if way in one["means"]:
+                shares = fit(BY_NAME[way], NUM_VALUES, *one["means"][way], setting)
+                place = dataclasses.replace(setting, shares=shares)
             turns = []
             for step in one["steps"]:
                 if (step["model"], step["way"]) == (model, way):

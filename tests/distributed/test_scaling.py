@@ -18,6 +18,7 @@ from deepseek_lab.base.settings import settings
 from deepseek_lab.distributed.ranks import Ranks
 from deepseek_lab.distributed.scaling import record
 from deepseek_lab.distributed.scaling.buckets import CAP_BYTES, assign
+from deepseek_lab.distributed.scaling.fit import _seconds, fit, in_a_row
 from deepseek_lab.distributed.scaling.measure import _line
 from deepseek_lab.distributed.scaling.network import Link, Network, all_reduce, parse_rate, reduce_scatter
 from deepseek_lab.distributed.scaling.plan import Cluster, plan
@@ -299,22 +300,36 @@ import torch.distributed as dist
 from deepseek_lab.distributed.scaling import measure
 groups = [dist.new_group() for _ in range(2)]
 link, core = measure.measure_link(large_s=0.001)
-shares = measure.measure_shares(link, groups, 1 << 18)
+means = measure.time_means("int8", groups, 1 << 16)
 arithmetic = measure.measure_arithmetic(3, 1 << 18)
 """
 
 
 def test_ranks_measure_alike(three: Ranks) -> None:
-    came = gathered(three, _LINKS, "link", "core", "shares", "arithmetic")
+    came = gathered(three, _LINKS, "link", "core", "means", "arithmetic")
     assert came[0]["link"] == came[1]["link"] == came[2]["link"]
     link = came[0]["link"]
     assert link.bandwidth > 0
     assert 0 < link.latency_s < 1
-    for alone, together in dataclasses.astuple(came[0]["shares"]):
-        assert 0 < alone <= 1
-        assert 0 < together <= 1
+    assert came[0]["means"] == came[1]["means"] == came[2]["means"]
+    assert min(came[0]["means"]) > 0
     for stages in came[0]["arithmetic"].stages.values():
         assert min(dataclasses.astuple(stages)) > 0
+
+
+@pytest.mark.parametrize("way", ["bf16", "int8"])
+def test_a_share_is_that_with_which_buckets_take_as_long(way: str) -> None:
+    place = dataclasses.replace(setting(4), arithmetic=Arithmetic({way: Stages(1e-9, 2e-9, 3e-9)}))
+    for alone, pair in ((0.5, 0.8), (0.9, 0.6), (1.0, 1.0)):
+        both = in_a_row(1_000_000)
+        one_s = _seconds(BY_NAME[way], [both[0]], (alone, alone), place)
+        two_s = _seconds(BY_NAME[way], [*both], (alone, pair), place)
+        assert one_s < two_s
+        assert fit(BY_NAME[way], 1_000_000, one_s, two_s, place).exchange == pytest.approx(
+            (alone, pair), rel=1e-6
+        )
+    faster = fit(BY_NAME[way], 1_000_000, one_s / 2, two_s / 2, place)
+    assert faster.exchange == (1.0, 1.0)
 
 
 def test_a_line_is_found_with_the_least_relative_errors() -> None:

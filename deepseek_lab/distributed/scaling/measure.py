@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from deepseek_lab.distributed.scaling.fit import in_a_row
 from deepseek_lab.distributed.scaling.network import Link
 from deepseek_lab.distributed.scaling.predict import Compute
-from deepseek_lab.distributed.scaling.ways import Arithmetic, Shares, Stages
-from deepseek_lab.distributed.worker import collectives, exchange
+from deepseek_lab.distributed.scaling.ways import Arithmetic, Stages
+from deepseek_lab.distributed.worker import exchange
 
 SMALL_BYTES = (1 << 10, 4 << 10)
 LARGE_S = 0.08
@@ -24,7 +25,6 @@ takes about so long, which is long beside what other programs take at a time."""
 _ROUNDS = 3
 _REST_S = 0.06
 """Before each message: a shaper by token bucket has filled up again."""
-_NUM_PAIRS = 4
 _TRIED_BYTES, _MOST_BYTES = 1 << 20, 16 << 20
 _NUM_VALUES = 1 << 22
 
@@ -55,60 +55,43 @@ def measure_link(group: Any = None, large_s: float = LARGE_S) -> tuple[Link, flo
     return Link(bandwidth, latency_s, burst, 1 / core if burst else 0.0), core
 
 
-def measure_shares(link: Link, groups: Sequence[Any], num_bytes: int = 8 << 20) -> Shares:
-    """How much of a link the collectives of an exchange reach, one bucket at a time and two, from messages of one size.
-
-    An all-to-all and an all-gather follow each other without a rest, as they do in a step. Ranks that send to several
-    others are not done at the same time, which leaves a part of the link unused; and so do acknowledgements that wait
-    behind data (Zhang, Shenker and Clark, SIGCOMM 1991). All-reduces are what the link was measured with.
+def time_means(way: str, groups: Sequence[Any], num_values: int) -> tuple[float, float]:
+    """Seconds of means over all ranks as :func:`deepseek_lab.distributed.scaling.fit.fit` takes them: of one thread
+    alone, and of two.
 
     Args:
-        link: Between the ranks.
+        way: Its name.
         groups: Two, each of the same ranks.
-        num_bytes: Of a message; shares fall with it.
+        num_values: Of a bucket.
     """
-    size = dist.get_world_size(groups[0])
-    for group in groups:
-        _exchange(group, [num_bytes] * 2)()  # tries what is faster
-    # Buckets are of different sizes, so that two under way do not begin their messages at the same time.
-    half = num_bytes // 2
     calls = [
-        _exchange(groups[0], [num_bytes] * _NUM_PAIRS),
-        _exchange(groups[1], [half, *[num_bytes] * (_NUM_PAIRS - 1), half]),
+        _means(exchange.make(way), at, group, sizes)
+        for at, (group, sizes) in enumerate(zip(groups, in_a_row(num_values), strict=True))
     ]
-    sent = 2 * _NUM_PAIRS * (num_bytes // size) * (size - 1)
-    delay_s = 2 * _NUM_PAIRS * (size - 1) * link.latency_s
 
     def together() -> None:
-        threads = [threading.Thread(target=call) for call in calls[1:]]
+        threads = [threading.Thread(target=call) for call in calls]
         for one in threads:
             one.start()
-        calls[0]()
         for one in threads:
             one.join()
 
-    made = []
-    for call, count in ((calls[0], 1), (together, len(calls))):
-        taken, _ = _samples(call, groups[0], 1)
-        shaped = count * sent - min(link.burst_bytes, sent / 2)
-        made.append(shaped / link.bandwidth / max(taken[0] - delay_s, 1e-9))
-    found = torch.tensor(made, dtype=torch.float64)
+    together()  # tries what is faster, and makes what is kept
+    found = torch.tensor(
+        [statistics.median(_samples(call, groups[0], _ROUNDS)[0]) for call in (calls[0], together)],
+        dtype=torch.float64,
+    )
     dist.all_reduce(found, group=groups[0])
-    alone, pair = (min(1.0, one) for one in (found / size).tolist())
-    return Shares(exchange=(alone, pair))
+    alone_s, pair_s = (found / dist.get_world_size(groups[0])).tolist()
+    return alone_s, pair_s
 
 
-def _exchange(group: Any, sizes: Sequence[int]) -> Callable[[], None]:
-    """Collectives of buckets of these bytes, one after the other, without arithmetic."""
-    num_ranks = dist.get_world_size(group)
-    parts = [one // num_ranks for one in sizes]
-    whole, came = (torch.zeros(num_ranks * max(parts), dtype=torch.uint8) for _ in range(2))
+def _means(way: exchange.Way, lane: int, group: Any, sizes: Sequence[int]) -> Callable[[], None]:
+    values = [torch.randn(one) for one in sizes]
 
     def run() -> None:
-        for part in parts:
-            sent, got = (one[: num_ranks * part].view(num_ranks, part) for one in (whole, came))
-            collectives.all_to_all(got, sent, group)
-            collectives.all_gather(got, sent[0], group)
+        for at, one in enumerate(values):
+            way.mean((lane, at), one, [one], group)
 
     return run
 
