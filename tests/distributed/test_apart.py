@@ -222,6 +222,32 @@ def test_ranks_are_alike_whatever_updates_what(three: Ranks, cell: str, way: str
     assert sum(one.sum().item() for one in names["parameters"]()) != pytest.approx(before)
 
 
+ANEW = """
+import torch
+from deepseek_lab.distributed.worker.apart import Apart
+from deepseek_lab.distributed.worker.exchange import Exchange
+model = torch.nn.Linear(4, 3)
+exchange = Exchange()
+apart = Apart(exchange, 4, lambda: 1.0)
+told = []
+for number in range(12):
+    if number % 3 == 0: opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    for one in model.parameters(): one.grad = torch.randn(one.shape)
+    apart.begins(opt, number // 3, list(model.parameters()))
+    opt.step()
+    apart.stepped(opt, lambda: ())
+    told.append(apart.differ)
+exchange.close()
+told
+"""
+
+
+def test_an_optimizer_that_takes_the_place_of_another_goes_on_with_its_round(run: Run) -> None:
+    request = run(ANEW)
+    expected = str([True, True, True, False] * 3)
+    assert [one.value for one in request.answers.values()] == [expected] * 3, request.answers[0].text
+
+
 ADVERSARIAL = """
 import torch
 from torch import nn

@@ -64,6 +64,8 @@ class Apart:
         """Of optimizers, as they came; when others end that a cell replaces, ranks need not notice at once."""
         self._counts: dict[int, int] = {}
         """Updates since the last mean, by the number of an optimizer."""
+        self._trained: dict[int, set[int]] = {}
+        """Identities of what it updates."""
         self._num_updates = num_updates
         self._losses: list[float] = []
         """Of this rank, since the last mean."""
@@ -85,10 +87,15 @@ class Apart:
     def begins(self, optimizer: Optimizer, number: int, trained: Iterable[Tensor]) -> None:
         """An optimizer is about to update parameters; those that are new are the same on all ranks.
 
-        ``number`` is its own, on all ranks.
+        ``number`` is its own, on all ranks. One that takes the place of another goes on with its round.
         """
+        trained = list(trained)
+        mine = set(map(id, trained))
         self._numbers[optimizer] = number
-        self._counts.setdefault(number, 0)
+        if number not in self._counts:
+            before = (self._counts[one] for one, theirs in self._trained.items() if theirs & mine)
+            self._counts[number] = max(before, default=0)
+        self._trained[number] = mine
         self._steps.add(trained)
 
     def stepped(self, optimizer: Optimizer, buffers: Callable[[], Iterable[Tensor]]) -> None:
@@ -161,6 +168,7 @@ class Apart:
             together = self._meet(why)
             yield together
             if together:
+                self._trained = {one: ids for one, ids in self._trained.items() if self._counts[one]}
                 self._counts = dict.fromkeys(self._counts, 0)
                 self._means.append(time.perf_counter() - began_s)
                 self._adapt()
