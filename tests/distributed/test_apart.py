@@ -248,6 +248,32 @@ def test_an_optimizer_that_takes_the_place_of_another_goes_on_with_its_round(run
     assert [one.value for one in request.answers.values()] == [expected] * 3, request.answers[0].text
 
 
+SOME = """
+import torch
+from deepseek_lab.distributed.worker import states
+from deepseek_lab.distributed.worker.exchange import Exchange
+from deepseek_lab.distributed.worker.local_steps import LocalSteps
+first, second = (torch.nn.Parameter(torch.ones(size)) for size in (3, 2))
+opt = torch.optim.Adam([first, second])
+for number in range(2 + rank):
+    for one in (second, first): one.grad = torch.full_like(one, float(rank))
+    if rank == 1: second.grad = None
+    opt.step()
+exchange = Exchange()
+states.agree(LocalSteps(exchange), {0: opt})
+exchange.close()
+[[name for name, one in (("first", first), ("second", second)) if opt.state.get(one)], float(opt.state[first]["step"])]
+"""
+
+
+def test_what_only_some_ranks_keep_begins_anew(run: Run) -> None:
+    """And counts of updates are the largest: here rank 2's."""
+    request = run(SOME)
+    assert [one.value for one in request.answers.values()] == [str([["first"], 4.0])] * 3, request.answers[
+        0
+    ].text
+
+
 ADVERSARIAL = """
 import torch
 from torch import nn
