@@ -202,6 +202,13 @@ both = made(parameters())
 for number, (x,) in enumerate(loader):
     updated(both, branches(x, skips=number % 2 == torch.distributed.get_rank()))
 """,
+    "a forward pass before the mean of others": """
+whole, half = made(first.parameters()), made(second.parameters())
+for (x,) in loader:
+    hidden = first(torch.tanh(first(x) @ first.weight))
+    updated(half, second(hidden.detach()).square().mean())
+    updated(whole, second(hidden).mean())
+""",
     "updates by hand": """
 for (x,) in loader:
     for one in parameters(): one.grad = None
@@ -279,7 +286,8 @@ import torch
 from torch import nn
 from deepseek_lab.distributed.worker.replicas import Replicas
 torch.manual_seed(0)
-generator, critic = nn.Linear(4, 8), nn.Linear(8, 1)
+generator = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 8))
+critic = nn.Linear(8, 1)
 g_opt, d_opt = torch.optim.Adam(generator.parameters()), torch.optim.Adam(critic.parameters())
 torch.manual_seed(rank)
 told = []

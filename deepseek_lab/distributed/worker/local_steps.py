@@ -75,7 +75,7 @@ class LocalSteps:
         if deltas:
             torch._foreach_add_(self._anchor, deltas)
         for one, at in zip(self._parameters, self._anchor, strict=True):
-            one.copy_(at)
+            _write(one, at)
         self.mean_of([one for one in buffers if one.is_floating_point()])
 
     def _moved(self) -> list[Tensor]:
@@ -106,4 +106,13 @@ class LocalSteps:
         for future, flat, chunk in zip(futures, flats, chunks, strict=True):
             future.wait()
             for one, part in zip(chunk, flat.split([one.numel() for one in chunk]), strict=True):
-                one.copy_(part.view(one.shape))
+                _write(one, part.view(one.shape))
+
+
+def _write(one: Tensor, values: Tensor) -> None:
+    """A backward pass may still be to come whose forward pass was before, of a generator say: it goes on from here.
+
+    Its gradients are then those of weights as far away as the mean is, once; PyTorch would refuse it altogether if it
+    saw the change.
+    """
+    one.data.copy_(values)
