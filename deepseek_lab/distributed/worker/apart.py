@@ -161,10 +161,8 @@ class Apart:
     def _mean(self, why: int) -> Iterator[bool]:
         """Inside all ranks have come to the same mean; gives whether they have, and it is not what they have."""
         began_s = time.perf_counter()
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # what means are found in is changed in other threads
+        # What means are found in is changed in other threads.
+        with torch.inference_mode(False), torch.no_grad():
             together = self._meet(why)
             yield together
             if together:
